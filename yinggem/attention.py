@@ -4,11 +4,14 @@ A query at position i sees the keys j with i - window < j <= i: `window` keys, i
 transformers). Queries stand at the END of the keys: query t of T has position S - T + t among S keys.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BACKENDS = ("auto", "sdpa", "banded", "flex")
+CHUNK = 128  # queries per step of "banded": each reads window + 127 keys, so a larger one wastes more on masked scores
 
 
 def attention(
@@ -28,7 +31,7 @@ def attention(
     if backend == "auto":
         backend = "flex" if query.is_cuda and not dropout else "banded"
     if backend == "banded" and window < total:
-        return _banded(query, key, value, window, dropout)
+        return _Banded.apply(query, key, value, window, dropout)
     if backend == "flex" and not dropout:
         return _flex(query, key, value, window)
     mask = band_mask(length, total, window, query.device)
@@ -48,23 +51,45 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, 
     )
 
 
-def _banded(query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:
-    """Blocks of `window` queries, each against its own block of keys and the one before: linear in T."""
-    batch, heads, length, size = query.shape
-    key, value = (x[:, :, -(length + window - 1) :] for x in (key, value))
-    history = key.size(2) - length
-    blocks = -(-length // window)
-    tail = blocks * window - length
-    query = F.pad(query, (0, 0, 0, tail)).unflatten(2, (blocks, window))
-    key, value = (F.pad(x, (0, 0, window - history, tail)).unfold(2, 2 * window, window) for x in (key, value))
-    mask = band_mask(window, 2 * window, window, query.device).repeat(blocks, 1, 1)
-    mask[0, :, : window - history] = False  # the padding before the first key
-    groups = heads // key.size(1)
-    query = query.transpose(1, 2).flatten(0, 1)
-    key, value = (x.transpose(3, 4).transpose(1, 2).flatten(0, 1).repeat_interleave(groups, 1) for x in (key, value))
-    mask = mask.repeat(batch, 1, 1)[:, None]
-    out = _sdpa(query, key, value, mask, dropout)
-    return out.unflatten(0, (batch, blocks)).transpose(1, 2).reshape(batch, heads, -1, size)[:, :, :length]
+class _Banded(torch.autograd.Function):
+    """Chunks of queries, each against the keys that its window reaches: linear in T, forward and backward.
+
+    The gradient of a slice is a full-size tensor of zeros around the slice's, which would make the backward pass of a
+    plain loop quadratic. So each chunk keeps a small graph of its own, and backward adds the gradients of its keys
+    where they belong. Whatever the attention kernel can do (grouped heads, dropout, bfloat16) works here too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:
+        ctx.chunks = []
+        ctx.shapes = query.shape, key.shape
+        history = key.size(2) - query.size(2)
+        out = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)  # (B, T, Hq, d) in memory
+        for start in range(0, query.size(2), CHUNK):
+            rows = slice(start, min(start + CHUNK, query.size(2)))
+            keys = slice(max(0, history + start - window + 1), history + rows.stop)
+            leaves = [query[:, :, rows], key[:, :, keys], value[:, :, keys]]
+            mask = band_mask(rows.stop - start, keys.stop - keys.start, window, query.device)
+            if not any(ctx.needs_input_grad):
+                out[:, :, rows] = _sdpa(*leaves, mask, dropout)
+                continue
+            with torch.enable_grad():
+                leaves = [x.detach().requires_grad_() for x in leaves]
+                part = _sdpa(*leaves, mask, dropout)
+            out[:, :, rows] = part.detach()
+            ctx.chunks.append((rows, keys, leaves, part))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = (grad_out.new_zeros(shape) for shape in (ctx.shapes[0], ctx.shapes[1], ctx.shapes[1]))
+        while ctx.chunks:  # popped: its memory is free before the next chunk's gradients are made
+            rows, keys, leaves, part = ctx.chunks.pop()
+            grads = torch.autograd.grad(part, leaves, grad_out[:, :, rows])
+            query[:, :, rows] = grads[0]
+            key[:, :, keys] += grads[1]
+            value[:, :, keys] += grads[2]
+        return query, key, value, None, None
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
