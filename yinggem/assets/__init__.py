@@ -14,7 +14,7 @@ GPT2_RANKS = "gpt2.tiktoken.xz"
 
 # SHA-256 of the uncompressed content. The second is the hash tiktoken itself names for r50k_base.tiktoken.
 SHA256 = {
-    SHAKESPEARE: "bdbe190b14d183a7d365a8376b0df79617a5366259ca17ab60bcc09bc96bb810",
+    SHAKESPEARE: "952a44d889de240b525e2d19af11d52e77d2d82e7b84ebeb3912f4d0b31843d2",
     GPT2_RANKS: "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
 }
 MAX_BYTES = 16 << 20  # both are far smaller; a swapped file must not unpack to gigabytes

@@ -31,12 +31,12 @@ SOURCES = {  # SHA-256 of the two downloads
 
 def tidy(text: str) -> str:
     """One work without the packer's marks: plain line ends, one space between words, one blank line at most."""
-    text = text.replace("\r\n", "\n").expandtabs(8)
+    text = text.replace("\r\n", "\n").expandtabs(8).replace("_", "")  # underscores mark italics and rules
     text = re.sub(r"[\[{]([^][{}]*)[]}]", r"[\1]", text)  # stage directions that open or close with a brace by mistake
     text = re.sub(r",? ?} ?", ", ", text)  # braces that join lines of a list of persons
     lines = [line.rstrip() for line in text.split("\n")]
     lines = [line for line in lines if line not in ("by William Shakespeare", "THE END")]
-    lines = [line for line in lines if not re.fullmatch("[@_]+", line)]  # marks and rules of the transcribers
+    lines = [line for line in lines if not re.fullmatch("@+", line)]  # marks the transcriber left
     # Editions indent by anything from 1 to 40 spaces; two are enough to show a couplet or a shared line.
     lines = [re.sub(r"(?<=\S) {2,}", " ", re.sub(r"^ +", "  ", line)) for line in lines]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n"
