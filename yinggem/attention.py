@@ -4,11 +4,14 @@ A query at position i sees the keys j with i - window < j <= i: `window` keys, i
 transformers). Queries stand at the END of the keys: query t of T has position S - T + t among S keys.
 """
 
+import warnings
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 BACKENDS = ("auto", "sdpa", "banded", "flex")
 CHUNK = 128  # queries per step of "banded": each reads window + 127 keys, so a larger one wastes more on masked scores
@@ -26,16 +29,15 @@ def attention(
     """
     length, total = query.size(2), key.size(2)
     window = min(window or total, total)
-    if window == total and (length == total or length == 1):  # plain causal: every kernel of torch knows it
+    if window == total and length in (1, total):  # plain causal: every kernel of torch knows it, flash included
         return _sdpa(query, key, value, None, dropout, is_causal=length > 1)
-    if backend == "auto":
-        backend = "flex" if query.is_cuda and not dropout else "banded"
-    if backend == "banded" and window < total:
-        return _Banded.apply(query, key, value, window, dropout)
-    if backend == "flex" and not dropout:
+    if backend == "flex" or (backend == "auto" and query.is_cuda):
+        backend = "flex" if _flex_can(query, key, value, dropout) else "banded"
+    if backend == "flex":
         return _flex(query, key, value, window)
-    mask = band_mask(length, total, window, query.device)
-    return _sdpa(query, key, value, mask, dropout)
+    if backend == "sdpa" or (backend == "auto" and length <= CHUNK):
+        return _sdpa(query, key, value, band_mask(length, total, window, query.device), dropout)
+    return _Banded.apply(query, key, value, window, dropout)
 
 
 def band_mask(length: int, total: int, window: int, device: torch.device | None = None) -> Tensor:
@@ -68,16 +70,16 @@ class _Banded(torch.autograd.Function):
         for start in range(0, query.size(2), CHUNK):
             rows = slice(start, min(start + CHUNK, query.size(2)))
             keys = slice(max(0, history + start - window + 1), history + rows.stop)
-            leaves = [query[:, :, rows], key[:, :, keys], value[:, :, keys]]
             mask = band_mask(rows.stop - start, keys.stop - keys.start, window, query.device)
+            q, k, v = query[:, :, rows], key[:, :, keys], value[:, :, keys]
             if not any(ctx.needs_input_grad):
-                out[:, :, rows] = _sdpa(*leaves, mask, dropout)
+                out[:, :, rows] = _sdpa(q, k, v, mask, dropout)
                 continue
             with torch.enable_grad():
-                leaves = [x.detach().requires_grad_() for x in leaves]
-                part = _sdpa(*leaves, mask, dropout)
+                q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+                part = _sdpa(q, k, v, mask, dropout)
             out[:, :, rows] = part.detach()
-            ctx.chunks.append((rows, keys, leaves, part))
+            ctx.chunks.append((rows, keys, (q, k, v), part))
         return out
 
     @staticmethod
@@ -92,14 +94,30 @@ class _Banded(torch.autograd.Function):
         return query, key, value, None, None
 
 
+def _flex_can(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """FlexAttention has no dropout, and on the CPU no backward pass: "banded" means the same and does the rest."""
+    return not dropout and (query.is_cuda or not any(x.requires_grad for x in (query, key, value)))
+
+
 def _flex(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    mask = _block_mask(query.size(2), key.size(2), window, str(query.device))
+    grouped = query.size(1) != key.size(1)
+    if query.is_cuda:
+        return _compiled_flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+    with warnings.catch_warnings():  # uncompiled it holds every score at once, and says so; here it is for comparison
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)
 
-    offset = key.size(2) - query.size(2)
 
-    def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        distance = q + offset - k
+@lru_cache(maxsize=64)
+def _block_mask(length: int, total: int, window: int, device: str) -> BlockMask:
+    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        distance = query + (total - length) - key
         return (distance >= 0) & (distance < window)
 
-    mask = create_block_mask(sees, None, None, query.size(2), key.size(2), device=str(query.device))
-    return flex_attention(query, key, value, block_mask=mask, enable_gqa=query.size(1) != key.size(1))
+    return create_block_mask(sees, None, None, length, total, device=device)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)

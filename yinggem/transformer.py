@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from yinggem.attention import attention
 from yinggem.config import ModelConfig
 from yinggem.kv_cache import KVCache
-from yinggem.layers import GeGLU, RMSNorm
+from yinggem.layers import GeGLU, Linear, RMSNorm
 from yinggem.rope import rotary_angles, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -22,8 +22,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.key_value_heads, config.head_size
         self.window, self.dropout, self.backend = config.attention_window, config.attention_dropout, backend
-        self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.size, bias=config.bias)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.qkv = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.size, bias=config.bias)
+        self.output = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.query_norm = RMSNorm(self.size, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.size, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
@@ -90,11 +90,11 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, attention_backend) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head: nn.Linear | TiedHead
+        self.head: Linear | TiedHead
         if config.tie_word_embeddings:
             self.head = TiedHead(self.embedding, config.bias)
         else:
-            self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.bias)
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=config.bias)
         self.reset_parameters()
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -1,0 +1,46 @@
+"""Naive code that says what the fast code must compute: loops and full matrices, straight from the definitions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attention_by_loops(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+    """One softmax per query over the keys with i - window < j <= i; queries stand at the end of the keys."""
+    batch, heads, length, size = query.shape
+    total, groups = key.size(2), heads // key.size(1)
+    window = window or total
+    out = torch.empty(batch, heads, length, size, dtype=query.dtype)
+    rows = []
+    for b in range(batch):
+        for h in range(heads):
+            for t in range(length):
+                i = total - length + t
+                seen = range(max(0, i - window + 1), i + 1)
+                keys = torch.stack([key[b, h // groups, j] for j in seen])
+                values = torch.stack([value[b, h // groups, j] for j in seen])
+                rows.append(torch.softmax(keys @ query[b, h, t] / size**0.5, dim=0) @ values)
+    return torch.stack(rows).view_as(out)
+
+
+def rotate_by_complex_numbers(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """x (B, T, H, d): the pair (x[i], x[i + d/2]) is a complex number turned by position * theta ** (-2 i / d)."""
+    half = x.size(-1) // 2
+    frequencies = theta ** -(torch.arange(half, dtype=torch.float64) / half)
+    turns = torch.polar(torch.ones(len(positions), half).double(), positions.double()[:, None] * frequencies)
+    numbers = torch.complex(x[..., :half].double(), x[..., half:].double()) * turns[:, None]
+    return torch.cat((numbers.real, numbers.imag), dim=-1).to(x.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, in float64."""
+    wide = x.double()
+    return wide / (wide.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
+
+
+def cross_entropy_of_all_logits(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str
+) -> Tensor:
+    """The plain loss, with every logit in memory."""
+    logits = F.linear(hidden, weight, bias).flatten(0, -2)
+    return F.cross_entropy(logits, targets.flatten(), reduction=reduction)
