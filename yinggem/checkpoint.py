@@ -1,0 +1,239 @@
+"""Checkpoint files: what YingGem adds to them, writing them whole or not at all, and reading them without trust.
+
+A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
+"model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data. That alone is
+enough to generate text. A file may come from anybody: it is checked before it is believed, and it never runs code.
+"""
+
+import os
+import pickletools
+import re
+import secrets
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from yinggem.config import ModelConfig
+from yinggem.errors import UserError
+from yinggem.tokenizer import Tokenizer, from_state_dict
+from yinggem.transformer import Transformer
+
+FORMAT = 1
+PREFIX = "model."
+LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # .NAME.PID-RANDOM.partial
+
+# What plain data and tensors need, and nothing of what else weights_only allows: torch.FloatTensor(10**12) is a bomb.
+PLAIN = re.compile(
+    r"collections (OrderedDict|Counter)|_codecs encode|builtins (set|complex)|torch (Size|device|\w+Storage)"
+    r"|torch (bool|uint\d+|int\d+|float\d+|bfloat16|complex\d+)|torch\._utils _rebuild_(tensor_v2|parameter)"
+)
+MAX_PICKLE = 1 << 28  # bytes of structure, tensors apart
+
+
+def metadata(config: ModelConfig, tokenizer: Tokenizer, **more: Any) -> dict[str, Any]:
+    """The "yinggem" entry of a checkpoint; `more` is plain data beside it, such as context_length."""
+    return {"format": FORMAT, "model_config": config.to_dict(), "tokenizer": tokenizer.state_dict(), **more}
+
+
+def save_model(path: str | Path, model: Transformer, tokenizer: Tokenizer, **more: Any) -> None:
+    """Write a checkpoint of the weights alone, which `load_model` and generate.py read like any other."""
+    weights = {PREFIX + name: tensor.detach() for name, tensor in model.state_dict().items()}
+    content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Transformer, Tokenizer]:
+    """Rebuild the model of a checkpoint, in eval mode and in memory of its own, and its tokenizer.
+
+    Raises:
+        UserError: as `read_checkpoint`, and when architecture, weights and tokenizer do not belong together.
+    """
+    checkpoint = read_checkpoint(path)
+    entry = checkpoint["yinggem"]
+    try:
+        config, tokenizer = ModelConfig.from_dict(entry.get("model_config")), from_state_dict(entry.get("tokenizer"))
+    except UserError as error:
+        raise _refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
+    if tokenizer.vocab_size != config.vocab_size:
+        raise _refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
+    weights = _model_weights(path, checkpoint["state_dict"], config)
+    with torch.device("meta"):
+        model = Transformer(config)
+    _check_shapes(path, weights, model)
+    own = {name: nn.Parameter(tensor.to(device, dtype, copy=True)) for name, tensor in weights.items()}
+    model.load_state_dict(own, assign=True)
+    return model.eval(), tokenizer
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The dict in a checkpoint, verified: every byte against its checksum, the structure before the tensors.
+
+    Tensors stay in the file (memory-mapped) until they are used or copied.
+
+    Raises:
+        UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data.
+    """
+    _verify(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
+        raise _refusal(path, "cannot be read as plain data and tensors") from None
+    entry = content.get("yinggem") if isinstance(content, dict) else None
+    if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
+        raise _refusal(path, "was not written by YingGem")
+    if entry.get("format") != FORMAT:
+        raise _refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
+    return content
+
+
+def find_checkpoint(outputs: str | Path = "outputs") -> Path:
+    """The newest run's best checkpoint, its last one where it has no best; runs without either are passed over.
+
+    Raises:
+        UserError: there is none; the sentence says what to type.
+    """
+    outputs = Path(outputs)
+    latest = outputs / "latest"  # a link to the newest run, or a text file that names it
+    try:
+        first = outputs / latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest
+    except (OSError, ValueError):
+        first = latest
+    for run in (first, *sorted(outputs.glob("*/*/"), reverse=True)):
+        for name in ("best.ckpt", "last.ckpt"):
+            if (run / "checkpoints" / name).is_file():
+                return run / "checkpoints" / name
+    raise UserError(f"No checkpoint was found in {outputs}; train one with `python train.py` or name one.")
+
+
+def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
+    """Write a file so that `path` holds the old content or the new, whenever the power fails.
+
+    Args:
+        content: the bytes, or a function that writes them to the open file it is given.
+
+    Raises:
+        UserError: the system refuses; what `path` held before is intact.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def clean_leftovers(folder: str | Path) -> list[Path]:
+    """Remove the partial files of writers that were killed, and name them; those of living processes stay."""
+    removed = []
+    for path in Path(folder).glob(".*.partial"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():  # nothing of ours is half written between two writes
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # there a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(path: str | Path, reason: str) -> UserError:
+    return UserError(f"The checkpoint {path} {reason}; use another one, such as a last.ckpt that train.py wrote.")
+
+
+def _verify(path: str | Path) -> None:
+    """Check the archive before torch opens it; torch.load compares no checksum. 540 MB take 0.25 s."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(0, "not a file")
+        with open(path, "rb") as file:
+            size, magic = os.fstat(file.fileno()).st_size, file.read(2)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot read the checkpoint {path} ({reason}); name a file that train.py wrote.") from None
+    if magic != b"PK" and not zipfile.is_zipfile(path):
+        raise _refusal(path, "is empty" if not size else "is not a file of torch.save")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _verify_entries(path, archive, size)
+    except UserError:
+        raise
+    except Exception:  # zipfile raises half a dozen kinds on damaged headers
+        raise _refusal(path, "is damaged or cut short") from None
+
+
+def _verify_entries(path: str | Path, archive: zipfile.ZipFile, size: int) -> None:
+    entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > size or any(entry.compress_type for entry in entries):
+        raise _refusal(path, "is damaged or claims more than it holds")
+    for entry in entries:
+        with archive.open(entry) as file:
+            while file.read(1 << 20):  # zipfile compares the checksum at the end
+                pass
+    structure = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(structure) != 1 or structure[0].file_size > MAX_PICKLE:
+        raise _refusal(path, "is not a file of torch.save")
+    for opcode, name, _ in pickletools.genops(archive.read(structure[0])):
+        if "GLOBAL" in opcode.name and not PLAIN.fullmatch(str(name)):
+            raise _refusal(path, f"was refused: it would run {str(name)[:80].replace(' ', '.')!r} when read")
+
+
+def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig) -> dict[str, Tensor]:
+    """The Transformer's entries of a state dict, real numbers and as many as the architecture has."""
+    state = {name: tensor for name, tensor in state.items() if isinstance(name, str) and name.startswith(PREFIX)}
+    weights = {name[len(PREFIX) :]: tensor for name, tensor in state.items()}
+    for name, tensor in weights.items():
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or not tensor.is_floating_point() or not tensor.is_contiguous():
+            raise _refusal(path, f"holds no plain weights under {name[:80]!r}")
+    count = sum(tensor.numel() for tensor in weights.values())
+    held = sum(tensor.nbytes for tensor in weights.values())
+    if count != config.parameters or held > os.path.getsize(path):
+        raise _refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
+    return weights
+
+
+def _check_shapes(path: str | Path, weights: dict[str, Tensor], model: Transformer) -> None:
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        have, want = found.get(name, "nothing"), expected.get(name, "nothing")
+        if have != want:
+            raise _refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
