@@ -41,7 +41,7 @@ def test_value_and_gradients_are_the_plain_loss(bias: bool, reduction: str) -> N
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_gradients_are_finite_differences_in_float64(reduction: str) -> None:
-    """Along every seventh coordinate of each input. (torch's gradcheck walks one graph twice, which this loss refuses.)"""
+    """Along every seventh coordinate. (torch's gradcheck walks one graph twice, which this loss refuses.)"""
     hidden, weight, targets, bias = inputs(dtype=torch.float64)
     _, *gradients = with_gradients(next_token_loss, (hidden, weight, targets, bias), reduction)
     for leaf, gradient in zip((hidden, weight, bias), gradients, strict=True):

@@ -1,0 +1,41 @@
+"""What this machine can do at most: every other table here is read against these two figures."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def median_seconds(function: Callable[[], object], repeats: int = 7) -> float:
+    """Median wall time of `function` after one call that warms it up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def matmul_gflops(size: int = 2048) -> float:
+    """float32 matrix product of two square matrices into warm memory, in GFLOP/s."""
+    left, right, out = (torch.randn(size, size) for _ in range(3))
+    return 2 * size**3 / median_seconds(lambda: torch.mm(left, right, out=out)) / 1e9
+
+
+def read_gbps(megabytes: int = 400) -> float:
+    """Memory read by all threads, far more of it than the caches hold, in GB/s."""
+    data = torch.ones(megabytes * 250_000)
+    return megabytes / 1000 / median_seconds(data.sum)
+
+
+def print_limits() -> tuple[float, float]:
+    """Measure, print and return (GFLOP/s, GB/s)."""
+    gflops, gbps = matmul_gflops(), read_gbps()
+    print(f"machine: {torch.get_num_threads()} threads, matrix product {gflops:.0f} GFLOP/s, read {gbps:.1f} GB/s\n")
+    return gflops, gbps
+
+
+if __name__ == "__main__":
+    print_limits()

@@ -1,0 +1,103 @@
+"""One training step of the base shape (forward, backward, clipping, Adafactor): ours against transformers' Mistral.
+
+    python benchmarks/training_step.py --batch 2 --length 1024
+
+Each contender runs in a process of its own, so that its peak memory is its own, with the same optimizer and the
+GPT-2 vocabulary. FLOPs are counted by `Transformer.flops_per_token`, for both.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from machine import print_limits
+from torch import Tensor, nn
+
+from yinggem.allocator import keep_freed_memory
+from yinggem.config import ModelConfig
+from yinggem.loss import next_token_loss
+from yinggem.transformer import Transformer
+
+CONFIG = ModelConfig(vocab_size=50257)
+CONTENDERS = ("yinggem", "yinggem compiled", "transformers sdpa", "transformers sdpa compiled")
+
+
+def make_yinggem() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Our model and its loss on a batch of ids (B, T + 1)."""
+    keep_freed_memory()
+    model = Transformer(CONFIG)
+    return model, lambda ids: next_token_loss(model.hidden(ids[:, :-1]), model.head_weight, ids[:, 1:], model.head_bias)
+
+
+def make_transformers() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Mistral of the same shape, bias-free as it is, and its own loss."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    model = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=CONFIG.vocab_size, hidden_size=CONFIG.hidden_size, intermediate_size=CONFIG.intermediate_size,
+            num_hidden_layers=CONFIG.num_hidden_layers, num_attention_heads=CONFIG.num_attention_heads,
+            num_key_value_heads=CONFIG.key_value_heads, sliding_window=CONFIG.attention_window, use_cache=False,
+            hidden_act="gelu_pytorch_tanh", attn_implementation="sdpa", max_position_embeddings=1 << 16,
+        )
+    )  # fmt: skip
+
+    def loss(ids: Tensor) -> Tensor:
+        logits = model(ids[:, :-1]).logits
+        return nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    return model, loss
+
+
+def measure(name: str, batch: int, length: int, steps: int) -> dict[str, float]:
+    """Median seconds of a step and peak resident GB of this process."""
+    torch.manual_seed(0)
+    model, loss = make_yinggem() if name.startswith("yinggem") else make_transformers()
+    if "compiled" in name:
+        loss = torch.compile(loss)
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=1e-3)
+    times = []
+    for _ in range(steps + 2):
+        ids = torch.randint(CONFIG.vocab_size, (batch, length + 1))
+        start = time.perf_counter()
+        loss(ids).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+    seconds = sorted(times[2:])[steps // 2]
+    return {"seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+
+
+def main() -> None:
+    """Measure every contender and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--only", choices=CONTENDERS, action="append", help="repeatable; default: all")
+    parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.batch, options.length, options.steps)))
+        return
+    gflops, _ = print_limits()
+    tokens = options.batch * options.length
+    with torch.device("meta"):
+        work = Transformer(CONFIG).flops_per_token(options.length) * tokens / 1e9
+    print(f"B={options.batch} T={options.length}: {work:.0f} GFLOP a step\n")
+    print(f"{'':28}{'seconds':>9}{'tokens/s':>10}{'% of matmul':>13}{'peak GB':>9}")
+    for name in options.only or CONTENDERS:
+        command = [sys.executable, *sys.argv, "--measure", name]
+        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        seconds, share = result["seconds"], 100 * work / result["seconds"] / gflops
+        print(f"{name:28}{seconds:9.2f}{tokens / seconds:10.0f}{share:13.0f}{result['gigabytes']:9.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
