@@ -24,6 +24,15 @@ def test_rms_norm_equals_mistral() -> None:
     torch.testing.assert_close(ours(x), theirs(x))
 
 
+def test_hand_written_gradients_are_finite_differences() -> None:
+    norm, x = RMSNorm(8).double(), torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    torch.nn.init.normal_(norm.weight)
+    mlp = GeGLU(8, 6, bias=True).double()
+    call = torch.func.functional_call
+    assert torch.autograd.gradcheck(lambda x, weight: call(norm, {"weight": weight}, x), (x, norm.weight))
+    assert torch.autograd.gradcheck(mlp, (x,))
+
+
 def test_rms_norm_reduces_bfloat16_in_float32() -> None:
     """4,096 ones after a large first value: a bfloat16 sum would lose nearly all of them."""
     x = torch.ones(1, 4096, dtype=torch.bfloat16)

@@ -1,5 +1,7 @@
 """Linear, RMSNorm and the GeGLU feed-forward layer."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +43,29 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return _RMSNorm.apply(x, self.weight, self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps x and one float32 number a row: torch's composite keeps the normalised copy too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        grad, weight = grad.to(scale.dtype), weight.to(scale.dtype)
+        unit = x * scale
+        product = grad * unit
+        grad_weight = product.flatten(0, -2).sum(0)
+        along = (product @ weight).div_(x.size(-1))[..., None]  # mean over the row of grad * weight * unit
+        grad_x = (grad * weight).addcmul_(unit, along, value=-1).mul_(scale)
+        return grad_x.to(x.dtype), grad_weight.to(ctx.saved_tensors[1].dtype), None
 
 
 class GeGLU(nn.Module):
@@ -54,5 +78,24 @@ class GeGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.gelu(gate, approximate="tanh") * up)
+        return self.down(_GatedGELU.apply(self.gate_up(x)))
+
+
+class _GatedGELU(torch.autograd.Function):
+    """gelu_tanh(gate) * up of [gate | up]; computes the GELU again in backward rather than keep it."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.gelu(gate, approximate="tanh").mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        torch.mul(F.gelu(gate, approximate="tanh"), grad, out=grad_up)
+        grad_gate.copy_(torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh"))
+        return grad_gate_up
