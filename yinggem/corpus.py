@@ -1,0 +1,176 @@
+"""From a name or a path to a verified text, and from the text to cached token arrays."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from yinggem import text_files, token_cache
+from yinggem.assets import SHAKESPEARE, read_asset
+from yinggem.errors import UserError
+from yinggem.tokenizer import Tokenizer
+
+CHUNK_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text that was read once from end to end: valid UTF-8, its length and hash known.
+
+    `sources` are read again by every `iter_text`, so that a text of any size needs little memory.
+    """
+
+    sources: tuple[text_files.Source, ...]
+    characters: int
+    fingerprint: str
+    _signature: list[tuple[int, int]] = field(repr=False)
+
+    def iter_text(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
+        """Characters start .. stop-1, in chunks that depend on the text alone, not on how files divide it."""
+        stop = self.characters if stop is None else stop
+        position = 0
+        for chunk in _chunks(text_files.iter_normalised(self.sources)):
+            if position >= stop:
+                return
+            part = chunk[max(0, start - position) : stop - position]
+            position += len(chunk)
+            if part:
+                yield part
+
+    def check_unchanged(self) -> None:
+        """UserError when a file was changed after it was verified."""
+        if text_files.signature(self.sources) != self._signature:
+            raise UserError("The text files of data.path changed while they were being read; start again.")
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """Token ids of the two splits, memory-mapped uint16 or uint32, and the UTF-8 bytes each id stands for."""
+
+    train: np.ndarray  # (N,)
+    val: np.ndarray  # (M,)
+    token_bytes: np.ndarray  # (V,) uint16
+
+    @property
+    def val_bytes(self) -> int:
+        """UTF-8 bytes of the validation split that evaluation predicts: all but its first token's."""
+        ids = self.val[1:]
+        return sum(
+            int(self.token_bytes[ids[i : i + (1 << 20)]].sum(dtype=np.int64)) for i in range(0, len(ids), 1 << 20)
+        )
+
+
+def open_corpus(source: str, path: str | Path | None = None, cache_dir: str | Path | None = None) -> Corpus:
+    """Open and verify a text.
+
+    Args:
+        source: "shakespeare" (ships with the package), "tinyshakespeare" (`path`, else a cached copy, else a verified
+            download), or "text" (`path`: a UTF-8 file, a folder searched for .txt files, or a glob). Several files are
+            joined in the order of their paths, with a line end between two where the first lacks one.
+
+    Raises:
+        UserError: unknown source; a path that is missing, unreadable or empty; bytes that are not UTF-8.
+    """
+    sources: tuple[text_files.Source, ...]
+    if source == "shakespeare":
+        sources = (read_asset(SHAKESPEARE),)
+    elif source == "tinyshakespeare":
+        sources = (text_files.tinyshakespeare(path, _cache_dir(cache_dir)),)
+    elif source == "text":
+        if path is None or not str(path):
+            raise UserError("data=text needs data.path=FILE, a folder of .txt files or a glob.")
+        sources = text_files.find_text_files(path)
+    else:
+        raise UserError(f"data.source={source!r} is unknown; choose shakespeare, tinyshakespeare or text.")
+    return _verified(sources, path)
+
+
+def _verified(sources: tuple[text_files.Source, ...], path: str | Path | None) -> Corpus:
+    signature = text_files.signature(sources)
+    digest, characters = hashlib.sha256(), 0
+    for text in text_files.iter_normalised(sources):
+        digest.update(text.encode())
+        characters += len(text)
+    if not characters:
+        raise UserError(f"data.path={path} is empty; name a file with text in it.")
+    return Corpus(sources, characters, digest.hexdigest(), signature)
+
+
+def tokenize(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    cache_dir: str | Path | None = None,
+    val_fraction: float = 0.1,
+    split_by: str = "characters",
+) -> TokenizedSplit:
+    """Split the corpus and encode it, or take both from the cache.
+
+    A tokenizer that is not fitted yet is fitted to the first `1 - val_fraction` of the characters, or restored from the
+    cache. `split_by="characters"` cuts the text there and encodes the two parts on their own, as nanoGPT does;
+    `split_by="tokens"` encodes the whole text and cuts the ids.
+
+    Raises:
+        UserError: an option is out of range; the text does not suit the tokenizer; the cache cannot be written.
+    """
+    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 <= val_fraction < 1:
+        raise UserError(f"data.val_fraction must be a number from 0 to below 1, not {val_fraction!r}.")
+    if split_by not in ("characters", "tokens"):
+        raise UserError(f"data.split_by must be characters or tokens, not {split_by!r}.")
+    folder = _cache_dir(cache_dir)
+    cut = int(corpus.characters * (1 - val_fraction))
+    if not tokenizer.is_fitted:
+        _fit(corpus, tokenizer, folder, cut)
+    key = token_cache.cache_key(corpus.fingerprint, tokenizer.fingerprint, split_by, cut)
+    spans = [(0, cut), (cut, corpus.characters)] if split_by == "characters" else [(0, corpus.characters)]
+
+    def build(file: BinaryIO) -> None:
+        texts = [corpus.iter_text(*span) for span in spans]
+        token_cache.write_tokens(file, key, texts, corpus.characters, tokenizer)
+        corpus.check_unchanged()
+
+    ids, counts = token_cache.cached_file(
+        folder / f"{key}.tokens", build, lambda path: token_cache.open_tokens(path, key, tokenizer)
+    )
+    train = counts[0] if split_by == "characters" else int(len(ids) * (1 - val_fraction))
+    return TokenizedSplit(ids[:train], ids[train:], tokenizer.token_byte_lengths)
+
+
+def _fit(corpus: Corpus, tokenizer: Tokenizer, folder: Path, cut: int) -> None:
+    key = token_cache.cache_key(corpus.fingerprint, tokenizer.settings, cut)
+
+    def build(file: BinaryIO) -> None:
+        tokenizer.fit(lambda: corpus.iter_text(0, cut))
+        corpus.check_unchanged()
+        token_cache.write_tokenizer(file, tokenizer)
+
+    fitted = token_cache.cached_file(
+        folder / f"{key}.tokenizer", build, lambda path: token_cache.open_tokenizer(path, tokenizer.settings)
+    )
+    tokenizer.load_state_dict(fitted.state_dict())
+
+
+def _cache_dir(cache_dir: str | Path | None) -> Path:
+    return (
+        token_cache.default_cache_dir()
+        if cache_dir is None
+        else token_cache.usable_folder(Path(cache_dir).expanduser())
+    )
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[str]:
+    """The same text in chunks of CHUNK_CHARACTERS, the last one shorter."""
+    parts: list[str] = []
+    size = 0
+    for text in texts:
+        parts.append(text)
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            joined = "".join(parts)
+            whole = size - size % CHUNK_CHARACTERS
+            yield from (joined[i : i + CHUNK_CHARACTERS] for i in range(0, whole, CHUNK_CHARACTERS))
+            parts, size = [joined[whole:]], size - whole
+    if size:
+        yield "".join(parts)
