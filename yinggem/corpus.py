@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from yinggem import text_files, token_cache
+from yinggem import files, text_files, token_cache
 from yinggem.assets import SHAKESPEARE, read_asset
 from yinggem.errors import UserError
 from yinggem.tokenizer import Tokenizer
@@ -131,8 +131,8 @@ def tokenize(
         token_cache.write_tokens(file, key, texts, corpus.characters, tokenizer)
         corpus.check_unchanged()
 
-    ids, counts = token_cache.cached_file(
-        folder / f"{key}.tokens", build, lambda path: token_cache.open_tokens(path, key, tokenizer)
+    ids, counts = files.cached_file(
+        folder / f"{key}.tokens", build, lambda path: token_cache.open_tokens(path, key, len(spans), tokenizer)
     )
     train = counts[0] if split_by == "characters" else int(len(ids) * (1 - val_fraction))
     return TokenizedSplit(ids[:train], ids[train:], tokenizer.token_byte_lengths)
@@ -146,18 +146,14 @@ def _fit(corpus: Corpus, tokenizer: Tokenizer, folder: Path, cut: int) -> None:
         corpus.check_unchanged()
         token_cache.write_tokenizer(file, tokenizer)
 
-    fitted = token_cache.cached_file(
+    fitted = files.cached_file(
         folder / f"{key}.tokenizer", build, lambda path: token_cache.open_tokenizer(path, tokenizer.settings)
     )
     tokenizer.load_state_dict(fitted.state_dict())
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:
-    return (
-        token_cache.default_cache_dir()
-        if cache_dir is None
-        else token_cache.usable_folder(Path(cache_dir).expanduser())
-    )
+    return files.default_cache_dir() if cache_dir is None else files.usable_folder(Path(cache_dir).expanduser())
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:

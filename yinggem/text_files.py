@@ -3,15 +3,15 @@
 import codecs
 import glob
 import hashlib
+import http.client
 import io
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from yinggem.errors import UserError
-from yinggem.files import write_atomically
+from yinggem.files import cached_file
 
 Source = Path | bytes  # a file, or the content of one
 
@@ -28,26 +28,36 @@ def find_text_files(path: str | Path) -> tuple[Path, ...]:
     Raises:
         UserError: nothing is there, or something other than regular files is.
     """
+    if "\0" in str(path):
+        raise UserError(f"data.path={str(path)!r} holds a NUL character; name a text file, a folder or a glob.")
     place = Path(path).expanduser()
     try:
         if place.is_dir():
-            files = sorted(file for file in place.rglob("*") if file.suffix.lower() == ".txt" and file.is_file())
-            if not files:
-                raise UserError(f"data.path={path} is a folder without .txt files; name another folder, file or glob.")
-        elif not place.exists() and glob.has_magic(str(place)):
-            files = sorted(Path(name) for name in glob.glob(str(place), recursive=True) if Path(name).is_file())
-            if not files:
-                raise UserError(f"data.path={path} matches no file; check the pattern.")
-        elif place.is_file():
-            files = [place]
+            files = _files_below(place)
+        elif glob.has_magic(str(place)) and not place.exists():
+            files = [Path(name) for name in glob.glob(str(place), recursive=True) if Path(name).is_file()]
+        elif place.exists() and not place.is_file():
+            raise UserError(f"data.path={path} is not a regular file; name a text file, a folder or a glob.")
         else:
-            reason = "is not a regular file" if place.exists() else "does not exist"
-            raise UserError(f"data.path={path} {reason}; name a text file, a folder of .txt files or a glob.")
+            files = [place]
     except OSError as error:
         raise _unreadable(place, error) from None
-    except ValueError as error:  # a NUL character in the path
-        raise error if isinstance(error, UserError) else UserError(f"data.path={str(path)!r} is no path.") from None
-    return tuple(files)
+    if not files:
+        raise UserError(f"data.path={path} holds or matches no .txt file; check the folder or the pattern.")
+    return tuple(sorted(files))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Every .txt file; a folder that cannot be listed, or a dangling link, is an error rather than a smaller corpus."""
+    files = []
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        paths = [Path(parent, name) for name in names if name.lower().endswith(".txt")]
+        files += [path for path in paths if path.is_file() or not path.exists()]
+    return files
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def iter_normalised(sources: Iterable[Source]) -> Iterator[str]:
@@ -116,23 +126,22 @@ def tinyshakespeare(path: str | Path | None, cache_dir: Path) -> Path:
         if _sha256(file) != TINYSHAKESPEARE_SHA256:
             raise UserError(f"{file} is not tiny Shakespeare (its SHA-256 differs); use data=text for other texts.")
         return file
-    cached = cache_dir / "tinyshakespeare.txt"
-    if not cached.is_file() or _sha256(cached) != TINYSHAKESPEARE_SHA256:
-        write_atomically(cached, _download(TINYSHAKESPEARE_URL))
-    return cached
+
+    def verified(cached: Path) -> Path | None:
+        return cached if cached.is_file() and _sha256(cached) == TINYSHAKESPEARE_SHA256 else None
+
+    return cached_file(cache_dir / "tinyshakespeare.txt", lambda file: file.write(_download()), verified)
 
 
-def _download(url: str) -> bytes:
+def _download() -> bytes:
+    remedy = "fetch it elsewhere and set data.path=FILE, or use data=shakespeare, which ships with the package"
     try:
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=30) as response:
             content: bytes = response.read(TINYSHAKESPEARE_BYTES + 1)
-    except (OSError, urllib.error.URLError) as error:
-        raise UserError(
-            f"Cannot download tiny Shakespeare from {url} ({error}); fetch it elsewhere and set data.path=FILE, "
-            "or use data=shakespeare, which ships with the package."
-        ) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"Cannot download tiny Shakespeare from {TINYSHAKESPEARE_URL} ({error}); {remedy}.") from None
     if hashlib.sha256(content).hexdigest() != TINYSHAKESPEARE_SHA256:
-        raise UserError(f"{url} gave something else than tiny Shakespeare; fetch it elsewhere and set data.path=FILE.")
+        raise UserError(f"{TINYSHAKESPEARE_URL} holds something else than tiny Shakespeare; {remedy}.")
     return content
 
 

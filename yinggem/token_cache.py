@@ -1,16 +1,15 @@
 """Tokens of a text in memory-mapped files: encoded on all cores, written whole or not at all, verified when opened.
 
-A token file is the ids (little-endian uint16 or uint32; training split, then validation split), a JSON footer, and the
-footer's length in 8 bytes. Its name and its footer hold the key it was made for: text, tokenizer and split.
+A token file is the ids (little-endian uint16 or uint32, one span of text after another), a JSON footer, and 16 bytes:
+the footer's length and the CRC-32 of everything before. The footer holds the key: text, tokenizer and split.
 """
 
 import contextlib
 import hashlib
 import json
-import logging
 import os
+import struct
 import sys
-import tempfile
 import time
 import zlib
 from collections import deque
@@ -20,11 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from yinggem.bpe import pieces
-from yinggem.errors import UserError
-from yinggem.files import write_atomically
 from yinggem.tokenizer import Tokenizer, from_state_dict
 
 FORMAT = 1  # raise it when files of older versions must not be used any more
@@ -32,120 +28,67 @@ BLOCK_BYTES = 8 << 20
 MAX_FOOTER_BYTES = 1 << 16
 PROGRESS_AFTER_SECONDS = 2.0
 
-log = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> Path:
-    """$YINGGEM_CACHE, else yinggem in $XDG_CACHE_HOME or ~/.cache; a temporary folder where that cannot be written."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    wanted = Path(os.environ.get("YINGGEM_CACHE") or f"{home}/yinggem").expanduser()
-    owner = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-    for folder in (wanted, Path(tempfile.gettempdir()) / f"yinggem-{owner}"):
-        with contextlib.suppress(OSError, UserError):
-            return usable_folder(folder)
-    return Path(tempfile.mkdtemp(prefix="yinggem-"))
-
-
-def usable_folder(folder: Path) -> Path:
-    """`folder`, created if need be; UserError when files cannot be made in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise UserError(f"Cannot write to the folder {folder} ({error.strerror or error}); choose another.") from None
-
 
 def cache_key(*parts: Any) -> str:
     """A file name that stands for `parts`, which JSON can hold."""
     return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def cached_file(path: Path, build: Callable[[BinaryIO], Any], open_verified: Callable[[Path], Any]) -> Any:
-    """What `open_verified(path)` returns, after `build` wrote the file if it was missing or damaged.
-
-    Only one process builds at a time; others wait for it. `open_verified` returns None for a file not to be used.
-    """
-    content = open_verified(path)
-    if content is not None:
-        return content
-    with _locked(path):
-        content = open_verified(path)  # another process may have built it meanwhile
-        if content is None:
-            if path.exists():
-                log.warning("%s is damaged and is made again.", path)
-            _remove_leftovers(path.parent)
-            write_atomically(path, build)
-            content = open_verified(path)
-    if content is None:
-        raise UserError(f"{path} does not hold what was just written to it; check the disk, or choose another folder.")
-    return content
-
-
-@contextlib.contextmanager
-def _locked(path: Path, timeout: float = -1) -> Iterator[None]:
-    try:
-        with FileLock(f"{path}.lock", timeout=timeout):
-            yield
-    except OSError as error:
-        if isinstance(error, Timeout):
-            raise
-        raise UserError(
-            f"Cannot lock {path}.lock ({error.strerror or error}); choose another data.cache_dir."
-        ) from None
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove partial files of processes that were killed: those whose lock nobody holds."""
-    for partial in folder.glob(".*.partial"):
-        target = folder / partial.name.rsplit(".", 2)[0].removeprefix(".")
-        with contextlib.suppress(Timeout, UserError), _locked(target, timeout=0):
-            partial.unlink(missing_ok=True)
-
-
 def write_tokens(file: BinaryIO, key: str, spans: Sequence[Iterable[str]], total: int, tokenizer: Tokenizer) -> None:
-    """Write the token file of one or more spans of text, `total` characters together, encoded one after another."""
+    """Write the token file of `spans` of text, `total` characters together, each encoded on its own."""
     checksum, counts = 0, []
+    dtype = _stored_dtype(tokenizer)
     with _progress(total) as advance:
         for span in spans:
             counts.append(0)
             for characters, ids in encode_parallel(span, tokenizer):
-                block = ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes()
+                block = ids.astype(dtype, copy=False).tobytes()
                 file.write(block)
                 checksum = zlib.crc32(block, checksum)
                 counts[-1] += len(ids)
                 advance(characters)
-    footer = {"key": key, "dtype": np.dtype(tokenizer.dtype).name, "counts": counts, "crc32": checksum}
-    encoded = json.dumps(footer).encode()
-    file.write(encoded + len(encoded).to_bytes(8, "little"))
+    footer = json.dumps({"key": key, "dtype": dtype.name, "counts": counts}).encode()
+    footer += len(footer).to_bytes(8, "little")
+    file.write(footer + zlib.crc32(footer, checksum).to_bytes(8, "little"))
 
 
-def open_tokens(path: Path, key: str, tokenizer: Tokenizer) -> tuple[np.ndarray, list[int]] | None:
-    """All ids of a token file, memory-mapped, and the number of each span; None when it is missing or damaged."""
-    dtype = np.dtype(tokenizer.dtype).newbyteorder("<")
+def open_tokens(path: Path, key: str, spans: int, tokenizer: Tokenizer) -> tuple[np.ndarray, list[int]] | None:
+    """All ids of a token file, memory-mapped, and how many each span has; None when it is missing or damaged."""
+    dtype = _stored_dtype(tokenizer)
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(size - 8)
-            length = int.from_bytes(file.read(8), "little")
-            payload = size - 8 - length
+            file.seek(size - 16)
+            length, checksum = struct.unpack("<QQ", file.read(16))
+            payload = size - 16 - length
             if length > MAX_FOOTER_BYTES or payload < 0:
                 return None
             file.seek(payload)
             footer = json.loads(file.read(length))
             counts = footer["counts"]
-            if footer["key"] != key or footer["dtype"] != dtype.name or sum(counts) * dtype.itemsize != payload:
+            expected = {"key": key, "dtype": dtype.name, "counts": counts}
+            whole = len(counts) == spans and all(type(n) is int and n >= 0 for n in counts)
+            if not whole or footer != expected or sum(counts) * dtype.itemsize != payload:
                 return None
             file.seek(0)
-            if footer["crc32"] != _checksum(file, payload, dtype, tokenizer.vocab_size):
+            computed = _checksum(file, payload, dtype, tokenizer.vocab_size)
+            if computed is None or zlib.crc32(file.read(length + 8), computed) != checksum:
                 return None
-        return np.memmap(path, dtype, mode="r", shape=(sum(counts),)), counts
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        ids = np.memmap(path, dtype, mode="r", shape=(sum(counts),))
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, struct.error):
         return None
+    return ids, counts
+
+
+def _stored_dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(tokenizer.dtype).newbyteorder("<")
 
 
 def _checksum(file: BinaryIO, size: int, dtype: np.dtype, vocab_size: int) -> int | None:
-    """CRC-32 of the next `size` bytes, read in blocks to keep them out of this process's memory; None for a wild id."""
+    """CRC-32 of the next `size` bytes of ids; None if one is outside the vocabulary.
+
+    The bytes are read rather than mapped, to keep them out of this process's memory.
+    """
     checksum = 0
     for start in range(0, size, BLOCK_BYTES):
         block = file.read(min(BLOCK_BYTES, size - start))
