@@ -16,29 +16,24 @@ def main() -> None:
 
     options.checkpoint = str(options.checkpoint or find_checkpoint())
     model, tokenizer = load_model(options.checkpoint, choose_device(options.device))
-    if options.interactive:
-        converse(model, tokenizer, options)
-    elif options.json:
-        print_objects(model, tokenizer, options)
-    else:
-        print_text(model, tokenizer, options, options.prompt)
+    show_samples = converse if options.interactive else print_objects if options.json else print_text
+    show_samples(model, tokenizer, options)
 
 
 def samples(model: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
     """The sampling settings, and the pieces of text as `yinggem.completion.complete` makes them."""
-    from yinggem.completion import complete, default_repetition_penalty
+    from yinggem.completion import complete
 
-    sampling = sampling_of(options, default_repetition_penalty(tokenizer))
-    seeds = range(options.seed, options.seed + options.num_samples)
+    sampling, seeds = sampling_of(options, tokenizer.name), range(options.seed, options.seed + options.num_samples)
     return sampling, complete(model, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop)
 
 
-def print_text(model: Any, tokenizer: Any, options: Namespace, opening: str) -> None:
+def print_text(model: Any, tokenizer: Any, options: Namespace) -> None:
     """Print the first sample while it is made; the others, made beside it, follow when all are done."""
     _, pieces = samples(model, tokenizer, options)
-    count = options.num_samples
-    titles = [f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" for k in range(count) if count > 1] or [
-        ""
+    count, opening = options.num_samples, "" if options.interactive else options.prompt
+    titles = [
+        f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
     ]
     later = [title + opening for title in titles]
     show(later[0])
@@ -66,7 +61,7 @@ def converse(model: Any, tokenizer: Any, options: Namespace) -> None:
         while True:
             options.prompt = input("> ")
             try:
-                print_text(model, tokenizer, options, opening="")
+                print_text(model, tokenizer, options)
             except UserError as error:
                 show(f"error: {error}\n")
             except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
@@ -64,7 +65,7 @@ def load_model(
     if tokenizer.vocab_size != config.vocab_size:
         raise _refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
     weights = _model_weights(path, checkpoint["state_dict"], config)
-    with torch.device("meta"):
+    with torch.device("meta"), _SkipInitialisation():
         model = Transformer(config)
     _check_shapes(path, weights, model)
     own = {name: nn.Parameter(tensor.to(device, dtype, copy=True)) for name, tensor in weights.items()}
@@ -213,6 +214,15 @@ def _verify_entries(path: str | Path, archive: zipfile.ZipFile, size: int) -> No
     for opcode, name, _ in pickletools.genops(archive.read(structure[0])):
         if "GLOBAL" in opcode.name and not PLAIN.fullmatch(str(name)):
             raise _refusal(path, f"was refused: it would run {str(name)[:80].replace(' ', '.')!r} when read")
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Leave weights as they are made: they are replaced, and drawing numbers on "meta" imports a compiler for 1 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
 
 
 def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from yinggem.errors import UserError
-from yinggem.sampling import Sampling
+from yinggem.sampling import Sampling, default_repetition_penalty
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ def parse_generation(arguments: list[str] | None = None) -> argparse.Namespace:
         UserError: a value is out of range or the prompt file cannot be read.
     """
     options = generation_parser().parse_args(arguments)
-    sampling_of(options, penalty=1.0)
+    sampling_of(options)
     if not all(options.stop):
         raise UserError("--stop must not be empty; leave it out to generate to the full length.")
     if options.interactive and (options.json or options.prompt or options.prompt_file):
@@ -77,11 +77,11 @@ def parse_generation(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def sampling_of(options: argparse.Namespace, penalty: float) -> Sampling:
-    """The sampling settings of the options, with the repetition penalty to use where none was given."""
+def sampling_of(options: argparse.Namespace, tokenizer_name: str = "") -> Sampling:
+    """The sampling settings of the options; the default of the repetition penalty depends on the tokenizer."""
     values = {field.name: getattr(options, field.name) for field in fields(Sampling)}
     if values["repetition_penalty"] is None:
-        values["repetition_penalty"] = penalty
+        values["repetition_penalty"] = default_repetition_penalty(tokenizer_name)
     return Sampling(**values)
 
 
@@ -137,7 +137,7 @@ def number(text: str) -> float:
 
 def run(main: Callable[[], None]) -> int:
     """Run a command and return its exit status: errors are one sentence, a closed pipe and Ctrl-C are quiet."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:

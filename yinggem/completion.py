@@ -121,11 +121,6 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
         return [0]
 
 
-def default_repetition_penalty(tokenizer: Tokenizer) -> float:
-    """1.2, but none where the ids are letters: a penalty would forbid them."""
-    return 1.0 if tokenizer.name in ("char", "byte") else Sampling.repetition_penalty
-
-
 def complete_text(
     model: Transformer, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int
 ) -> str:

@@ -51,6 +51,11 @@ class Sampling:
         return asdict(self)
 
 
+def default_repetition_penalty(tokenizer_name: str) -> float:
+    """1.2, but none where the ids are letters: a penalty would forbid them."""
+    return 1.0 if tokenizer_name in ("char", "byte") else Sampling.repetition_penalty
+
+
 def _check_number(
     name: str, value: Any, low: float, high: float, remedy: str, zero: bool = True, optional: bool = False
 ) -> None:
