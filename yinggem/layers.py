@@ -27,7 +27,8 @@ def multiply_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     threads = torch.get_num_threads()
     shared = len(weight) // threads * threads
     parts = weight[:shared].view(threads, -1, weight.size(1))
-    out = torch.bmm(parts, x.reshape(1, -1, 1).expand(threads, -1, 1)).flatten()
+    column = x.reshape(1, -1).t()  # strides (1, in): with (1, 1) bmm takes a path five times slower
+    out = torch.bmm(parts, column.expand(threads, -1, 1)).flatten()
     if shared < len(weight):
         out = torch.cat((out, torch.mv(weight[shared:], x.flatten())))
     return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
@@ -43,6 +44,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
+        if not torch.is_grad_enabled():  # a decoding step is so short that calling an autograd function shows
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         return _RMSNorm.apply(x, self.weight, self.eps)
 
 
