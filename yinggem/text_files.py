@@ -82,7 +82,7 @@ def _iter_source(source: Source) -> Iterator[str]:
     # The outer decoder turns \r\n and \r into \n across block borders, the inner one holds back split characters.
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    offset = 0  # of the first byte the decoder has not consumed yet
+    offset, at_start = 0, True  # offset of the block in the source
     for block in _iter_blocks(source):
         held = len(utf8.getstate()[0])
         try:
@@ -92,9 +92,9 @@ def _iter_source(source: Source) -> Iterator[str]:
                 f"{_name(source)} is not UTF-8 at byte offset {offset - held + error.start}; "
                 "convert the file, for example with iconv."
             ) from None
-        if offset == 0 and text.startswith("\ufeff"):
-            text = text[1:]
         offset += len(block)
+        if text and at_start:
+            text, at_start = text.removeprefix("\ufeff"), False
         if text:
             yield text
 
