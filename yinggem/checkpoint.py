@@ -1,4 +1,4 @@
-"""Checkpoint files: what YingGem adds to them, writing them whole or not at all, and reading them without trust.
+"""Checkpoint files: what YingGem adds to them, finding them, and reading them without trust.
 
 A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
 "model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data. That alone is
@@ -8,10 +8,8 @@ enough to generate text. A file may come from anybody: it is checked before it i
 import os
 import pickletools
 import re
-import secrets
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,12 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
+from yinggem.files import write_atomically
 from yinggem.tokenizer import Tokenizer, from_state_dict
 from yinggem.transformer import Transformer
 
 FORMAT = 1
 PREFIX = "model."
-LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # .NAME.PID-RANDOM.partial
+LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # as yinggem.files names what it writes
 
 # What plain data and tensors need, and nothing of what else weights_only allows: torch.FloatTensor(10**12) is a bomb.
 PLAIN = re.compile(
@@ -45,7 +44,21 @@ def save_model(path: str | Path, model: Transformer, tokenizer: Tokenizer, **mor
     """Write a checkpoint of the weights alone, which `load_model` and generate.py read like any other."""
     weights = {PREFIX + name: tensor.detach() for name, tensor in model.state_dict().items()}
     content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint's dict, whole or not at all; UserError when the disk is full or read-only."""
+
+    def save(file: BinaryIO) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch hides what the disk said behind a complaint of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, save)
 
 
 def load_model(
@@ -115,33 +128,6 @@ def find_checkpoint(outputs: str | Path = "outputs") -> Path:
     raise UserError(f"No checkpoint was found in {outputs}; train one with `python train.py` or name one.")
 
 
-def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that `path` holds the old content or the new, whenever the power fails.
-
-    Args:
-        content: the bytes, or a function that writes them to the open file it is given.
-
-    Raises:
-        UserError: the system refuses; what `path` held before is intact.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.") from None
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def clean_leftovers(folder: str | Path) -> list[Path]:
     """Remove the partial files of writers that were killed, and name them; those of living processes stay."""
     removed = []
@@ -163,16 +149,6 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # there a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refusal(path: str | Path, reason: str) -> UserError:
@@ -213,7 +189,8 @@ def _verify_entries(path: str | Path, archive: zipfile.ZipFile, size: int) -> No
         raise _refusal(path, "is not a file of torch.save")
     for opcode, name, _ in pickletools.genops(archive.read(structure[0])):
         if "GLOBAL" in opcode.name and not PLAIN.fullmatch(str(name)):
-            raise _refusal(path, f"was refused: it would run {str(name)[:80].replace(' ', '.')!r} when read")
+            thing = str(name)[:80].replace(" ", ".")
+            raise _refusal(path, f"was refused, for it holds {thing!r}: more than plain data, and it could run code")
 
 
 class _SkipInitialisation(TorchFunctionMode):
