@@ -179,7 +179,7 @@ def generate(
     history = History(prompt, model.config.vocab_size, sampling)
     cache, logits = _prefill(model, prompt, max_new_tokens)
     for step in range(max_new_tokens):
-        if not bool(logits.isfinite().all()):
+        if not bool(logits.amax(-1).isfinite().all()):  # not a number anywhere is one here
             raise UserError("The model's output is not a finite number: its training diverged; use another checkpoint.")
         logits = apply_filters(logits, sampling, history)
         greedy = sampling.temperature < LEAST_TEMPERATURE
