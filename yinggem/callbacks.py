@@ -1,0 +1,157 @@
+"""What a person looks at while a model trains: text samples, throughput, the loss curve, the progress bar."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from yinggem.completion import complete_text
+from yinggem.files import write_atomically
+from yinggem.loggers import read_metrics
+from yinggem.module import LanguageModule
+from yinggem.sampling import Sampling, default_repetition_penalty
+
+
+class TextSamples(Callback):
+    """A generated sample at every validation, in samples.txt and as text in TensorBoard.
+
+    Args:
+        dirpath: the folder of samples.txt.
+        prompt: text to continue; empty starts from a newline.
+        max_new_tokens, temperature, top_p, seed: as generate.py.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        prompt: str = "",
+        max_new_tokens: int = 200,
+        temperature: float = 0.9,
+        top_p: float | None = 0.85,
+        seed: int = 0,
+    ) -> None:
+        self.path = Path(dirpath) / "samples.txt"
+        self.prompt, self.max_new_tokens, self.seed = prompt, max_new_tokens, seed
+        self.temperature, self.top_p = temperature, top_p
+
+    def text(self, module: LanguageModule) -> str:
+        """One sample of the model as it is now."""
+        sampling = Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            repetition_penalty=default_repetition_penalty(module.tokenizer.name),
+        )
+        return self.prompt + complete_text(
+            module.model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop the samples that a continued run will draw again."""
+        if trainer.is_global_zero and self.path.exists() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_atomically(
+                self.path, trim_samples(self.path.read_text(encoding="utf-8"), trainer.global_step).encode()
+            )
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw and write one."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, LanguageModule)
+        text = self.text(pl_module)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"=== step {trainer.global_step} ===\n{text.strip()}\n\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                indented = "\n".join("    " + line for line in text.splitlines())  # Markdown for text as it is
+                logger.experiment.add_text("sample", indented, trainer.global_step - 1)
+
+
+def trim_samples(text: str, step: int) -> str:
+    """The samples drawn up to `step`."""
+    parts = re.split(r"^(?==== step \d+ ===$)", text, flags=re.MULTILINE)
+    kept = [part for part in parts if (match := re.match(r"=== step (\d+) ===", part)) and int(match[1]) <= step]
+    return "".join(kept)
+
+
+class Throughput(Callback):
+    """Logs tokens_per_second over the steps since the last log, validations and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds, self._started = 0, 0.0, 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop the clock; log where the other figures are logged."""
+        self._seconds += time.perf_counter() - self._started
+        self._tokens += batch[0].numel() * trainer.world_size
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and trainer.global_step % trainer.log_every_n_steps == 0 and self._seconds:  # type: ignore[attr-defined]
+            rate = self._tokens / self._seconds
+            for logger in trainer.loggers:
+                logger.log_metrics({"tokens_per_second": rate}, trainer.global_step - 1)
+            self._tokens, self._seconds = 0, 0.0
+
+
+class LossCurve(Callback):
+    """Draws loss_curve.png at every validation from metrics.csv: training, validation, and the best point."""
+
+    def __init__(self, dirpath: str) -> None:
+        self.folder = Path(dirpath)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Redraw."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        draw_loss_curve(self.folder)
+
+
+def draw_loss_curve(folder: Path) -> Path | None:
+    """Draw `folder`/loss_curve.png from its metrics.csv; None when there is nothing to draw."""
+    from matplotlib.figure import Figure  # without pyplot: no window system, nothing kept between drawings
+
+    rows = read_metrics(folder / "metrics.csv")
+    train = [(row["step"] + 1, row["train/loss"]) for row in rows if "train/loss" in row]
+    val = [(row["step"] + 1, row["val/loss"]) for row in rows if "val/loss" in row]
+    if not val:
+        return None
+    figure = Figure(figsize=(7, 4.2), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    if train:
+        axes.plot(*zip(*train, strict=True), color="#9db4c8", linewidth=1, label="train/loss")
+    axes.plot(*zip(*val, strict=True), color="#14507d", marker=".", label="val/loss")
+    step, best = min(val, key=lambda point: point[1])
+    axes.plot(step, best, "o", color="#c8501e", label=f"best: {best:.4f} at step {step:,.0f}")
+    axes.set(xlabel="optimizer steps", ylabel="nats per token")
+    axes.grid(alpha=0.25)
+    axes.legend()
+    path = folder / "loss_curve.png"
+
+    def save(file: Any) -> None:
+        figure.savefig(file, format="png")
+
+    write_atomically(path, save)
+    return path
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich progress bar with the losses beside it."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        return f"Epoch {current_epoch + 1}" + (f"/{last}" if last and last > 0 else "")
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The newest losses."""
+        metrics = trainer.callback_metrics
+        shown = {name: f"{float(metrics[name]):.3f}" for name in ("val/loss", "val/bits_per_byte") if name in metrics}
+        loss = getattr(pl_module, "latest_loss", None)
+        return ({"train/loss": f"{loss:.3f}"} if loss is not None else {}) | shown

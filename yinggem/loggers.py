@@ -1,0 +1,139 @@
+"""Loggers that continue where a resumed run continues: what was logged after that point is logged again."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from yinggem.files import write_atomically
+
+
+class MetricsCSV(Logger):
+    """One row per step in `save_dir`/metrics.csv; a cell is empty where a figure was not logged at that step.
+
+    Lightning's CSVLogger deletes the file of a run that is continued, so this one stands in its place.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self._columns = ["step"]
+        self._rows: list[dict[str, float]] = []  # not yet in the file; only the last one may still grow
+        self._first_new_step = 0
+
+    @property
+    def name(self) -> str:
+        """Part of Lightning's interface."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """Part of Lightning's interface."""
+        return ""
+
+    def resume_at(self, step: int) -> None:
+        """Forget the rows of steps from `step` on: they will come again."""
+        kept = [row for row in read_metrics(self.path) if row["step"] < step]
+        self._columns = list(dict.fromkeys(["step", *_header(self.path)]))
+        self._first_new_step = step
+        self._write(kept)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add figures to the row of a step."""
+        row = {name: float(value) for name, value in metrics.items()}
+        step = 0 if step is None else step
+        if self._rows and self._rows[-1]["step"] == step:
+            self._rows[-1] |= row
+        else:
+            self._rows.append({"step": step} | row)
+        if len(self._rows) > 100:
+            self._append(self._rows[:-1])
+            self._rows = self._rows[-1:]
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run folder holds them already, in .hydra/."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows."""
+        self._append(self._rows)
+        self._rows = []
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write all rows."""
+        self.save()
+
+    def _append(self, rows: list[dict[str, float]]) -> None:
+        if not rows:
+            return
+        names = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
+        if names != self._columns or not self.path.exists():
+            written = read_metrics(self.path)
+            self._columns = names
+            self._write([*written, *rows])
+            return
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(self._format(rows))
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, (",".join(self._columns) + "\n" + self._format(rows)).encode())
+
+    def _format(self, rows: list[dict[str, float]]) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        writer.writerows({name: _number(value) for name, value in row.items()} for row in rows)
+        return text.getvalue()
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoardLogger, writing into the run folder itself."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+
+    def resume_at(self, step: int) -> None:
+        """Tell TensorBoard to hide what was logged from `step` on."""
+        self._kwargs["purge_step"] = step
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Bring the events to disk."""
+        self.experiment.flush()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv, empty cells left out; a last row cut short by a kill is dropped."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    for row in csv.DictReader(io.StringIO(whole)):
+        try:
+            rows.append({name: float(value) for name, value in row.items() if value})
+        except (TypeError, ValueError):
+            continue
+    return [row for row in rows if "step" in row]
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [name for name in file.readline().strip().split(",") if name]
+    except OSError:
+        return []
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 1e15 else repr(value)

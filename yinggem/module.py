@@ -1,0 +1,192 @@
+"""The LightningModule: model, loss, optimizer and the figures that are logged."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from yinggem.checkpoint import metadata
+from yinggem.datamodule import Batch
+from yinggem.errors import UserError
+from yinggem.loss import bits_per_byte, next_token_loss, perplexity
+from yinggem.optim import parameter_groups
+from yinggem.tokenizer import Tokenizer
+from yinggem.transformer import Transformer
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+
+
+class LanguageModule(LightningModule):
+    """Trains a Transformer to predict the next token.
+
+    What happens in a step depends on (seed, epoch, batch, rank) and the weights alone: dropout is seeded anew for every
+    batch. That is why a resumed run ends with the bits of one that never stopped.
+
+    Args:
+        model: the network.
+        tokenizer: saved with the weights, so that a checkpoint alone is enough to generate text.
+        optimizer: called with parameter groups.
+        scheduler: called with the optimizer and total_steps; stepped after every optimizer step.
+        context_length: tokens per window, saved for evaluation.
+        seed: decides dropout.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory,
+        context_length: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.seed = model, tokenizer, seed
+        self.context_length = context_length
+        self._optimizer, self._scheduler = optimizer, scheduler
+        self._uses_dropout = bool(model.config.dropout or model.config.attention_dropout)
+        lengths = torch.from_numpy(tokenizer.token_byte_lengths.astype(np.int64))
+        self.token_bytes: Tensor
+        self.register_buffer("token_bytes", lengths, persistent=False)
+        self._losses: list[Tensor] = []  # of the batches since the last optimizer step
+        self._evaluated = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
+        self.grad_norm = torch.zeros(())
+        self.latest_loss: float | None = None
+        self.skipped_steps = 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> logits (B, T, V)."""
+        return self.model(tokens)
+
+    def loss(self, batch: Batch, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats of a batch of windows."""
+        inputs, targets = batch
+        hidden = self.model.hidden(inputs)
+        return next_token_loss(hidden, self.model.head_weight, targets, self.model.head_bias, reduction)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout."""
+        if self._uses_dropout:
+            words = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx, self.global_rank))
+            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        loss = self.loss(batch)
+        self._losses.append(loss.detach())
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, keep the norm for the log, and let no non-finite gradient reach the weights."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        by_norm = bool(gradient_clip_val) and gradient_clip_algorithm in (None, "norm")
+        limit = float(gradient_clip_val) if by_norm and gradient_clip_val is not None else math.inf
+        self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+        if gradient_clip_val and not by_norm:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16: it skips overflows itself
+        if scaler is None and not math.isfinite(self.grad_norm.item()):
+            self._skip_bad_step(optimizer)
+
+    def _skip_bad_step(self, optimizer: Optimizer) -> None:
+        """Leave the weights as they are, or stop when that happened too often; every rank has the same gradients."""
+        allowed = getattr(self.trainer, "skip_bad_steps", 0)
+        if self.skipped_steps < allowed:
+            self.skipped_steps += 1
+            optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+            return
+        loss, rate = self._losses[-1].item(), optimizer.param_groups[0]["lr"]
+        saved = [str(getattr(c, "newest", "")) for c in self.trainer.checkpoint_callbacks if getattr(c, "newest", "")]
+        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
+        raise UserError(
+            f"The loss is {loss:g} and the gradient norm {self.grad_norm.item():g} at step {self.global_step + 1} "
+            f"with learning rate {rate:g}; {kept}: lower optimizer.lr, or allow some skipped steps with "
+            "trainer.skip_bad_steps=N."
+        )
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Step and log. Here and not through `self.log`: a checkpoint of this step must come after its figures."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        losses, self._losses = self._losses, []
+        trainer = self.trainer
+        if losses and (self.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.latest_loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
+            figures = {"train/loss": self.latest_loss, "grad_norm": float(self.grad_norm), "epoch": self.current_epoch}
+            if self.skipped_steps:
+                figures["skipped_steps"] = self.skipped_steps
+            self.log_figures(figures, self.global_step)
+
+    def log_figures(self, figures: dict[str, float], step: int) -> None:
+        """Write to every logger; `step` counts optimizer steps from 0, as Lightning does."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(figures, step)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._evaluated = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up nats, tokens and bytes."""
+        targets = batch[1]
+        if targets.numel():  # a rank without a share of the last batches gets empty ones
+            nats = self.loss(batch, reduction="sum")
+            self._evaluated += torch.tensor(
+                (nats.item(), targets.numel(), self.token_bytes[targets].sum().item()), dtype=torch.float64
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the exact loss over the whole split, whatever the number of devices."""
+        totals = self.trainer.strategy.reduce(self._evaluated.to(self.device), reduce_op="sum")
+        nats, tokens, size = totals.tolist()
+        if not tokens:
+            return
+        loss = nats / tokens
+        figures = {
+            "val/loss": loss,
+            "val/perplexity": perplexity(loss),
+            "val/bits_per_byte": bits_per_byte(nats, size) if size else math.inf,
+        }
+        self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
+        if self.trainer.state.fn == "fit":
+            self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step - 1)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and its schedule over the whole run, stepped after every optimizer step."""
+        decay = getattr(self._optimizer, "keywords", {}).get("weight_decay", 0.0)
+        optimizer = self._optimizer(parameter_groups(self.model, decay))
+        steps = self.trainer.estimated_stepping_batches
+        total = int(steps) if math.isfinite(steps) and steps > 0 else 1 << 60  # bounded by time or patience alone
+        scheduler = self._scheduler(optimizer, total_steps=total)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what generate.py needs, as plain data."""
+        checkpoint["yinggem"] = metadata(self.model.config, self.tokenizer, context_length=self.context_length)
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue with another vocabulary: the ids would mean other text."""
+        saved = checkpoint["yinggem"]
+        if saved["model_config"] != self.model.config.to_dict():
+            raise UserError("The checkpoint holds another model than the configuration; drop the model.* overrides.")
+        if saved["tokenizer"] != self.tokenizer.state_dict():
+            raise UserError(
+                "The checkpoint was trained with another tokenizer; use the text and the tokenizer it was trained with."
+            )
+        self.skipped_steps = checkpoint.get("skipped_steps", 0)

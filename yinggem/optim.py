@@ -1,0 +1,129 @@
+"""What torch.optim and lr_scheduler do not have already: Muon beside AdamW in one optimizer, and three schedules."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from yinggem.errors import UserError
+
+Named = tuple[str, Tensor]
+NOT_MATRICES = ("embedding.", "head.")  # two-dimensional, but look-up tables: Muon is for hidden layers
+
+
+class MuonAdamW(Optimizer):
+    """torch.optim.Muon for the matrices of the blocks, torch.optim.AdamW for everything else.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers". Schedulers see the groups of both and scale both
+    learning rates alike.
+
+    Args:
+        params: (name, parameter) pairs.
+        lr, momentum, weight_decay: Muon's; its update is scaled by sqrt(max(1, rows / columns)).
+        adamw_lr, betas: AdamW's; no weight decay there, for it holds look-up tables, norms and biases.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Named],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        adamw_lr: float = 3e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
+        named = list(params)
+        matrices = [(name, p) for name, p in named if p.ndim == 2 and not any(part in name for part in NOT_MATRICES)]
+        chosen = {name for name, _ in matrices}
+        self.muon = Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.adamw = AdamW([pair for pair in named if pair[0] not in chosen], lr=adamw_lr, betas=betas, weight_decay=0)
+        super().__init__([p for _, p in named], {})
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]  # the same dicts: one place for lr
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both; the closure, if any, runs once with gradients enabled."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states, side by side."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices, which decay, and vectors (norms, biases), which do not; one group where nothing decays."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not weight_decay:
+        return [{"params": named}]
+    matrices, vectors = ([pair for pair in named if (pair[1].ndim >= 2) == wide] for wide in (True, False))
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+    """A linear rise over `warmup_steps`, then the full rate. lr 1e-2 with 10,000 steps is min(1e-6 t, 1e-2)."""
+    _check_warmup(warmup_steps)
+    return LambdaLR(optimizer, lambda step: _rise(step, warmup_steps))
+
+
+def warmup_cosine(
+    optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, final_fraction: float = 0.1
+) -> LambdaLR:
+    """A linear rise, then half a cosine down to `final_fraction` of the rate at `total_steps`."""
+    _check_warmup(warmup_steps)
+    _check_fraction("final_fraction", final_fraction)
+
+    def factor(step: int) -> float:
+        done = min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return _rise(step, warmup_steps) * (final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * done)) / 2)
+
+    return LambdaLR(optimizer, factor)
+
+
+def trapezoid(
+    optimizer: Optimizer,
+    total_steps: int,
+    warmup_steps: int = 0,
+    decay_fraction: float = 0.3,
+    final_fraction: float = 0.0,
+) -> LambdaLR:
+    """A linear rise, the full rate, and a linear fall over the last `decay_fraction` of the steps."""
+    _check_warmup(warmup_steps)
+    _check_fraction("decay_fraction", decay_fraction)
+    _check_fraction("final_fraction", final_fraction)
+
+    def factor(step: int) -> float:
+        left = (total_steps - step) / max(1.0, decay_fraction * total_steps)
+        return _rise(step, warmup_steps) * (final_fraction + (1 - final_fraction) * min(1.0, max(0.0, left)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def _rise(step: int, warmup_steps: int) -> float:
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+
+def _check_warmup(warmup_steps: int) -> None:
+    if not isinstance(warmup_steps, int) or isinstance(warmup_steps, bool) or warmup_steps < 0:
+        raise UserError(f"scheduler.warmup_steps must be a whole number from 0 on, not {warmup_steps!r}.")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"scheduler.{name} must be a number from 0 to 1, not {value!r}.")

@@ -1,0 +1,94 @@
+"""What a run says: at its beginning what is trained on what, at its end how good it is and what to type next."""
+
+import logging
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from yinggem.allocator import keep_freed_memory
+from yinggem.callbacks import TextSamples
+from yinggem.checkpoint import load_model
+from yinggem.datamodule import TextDataModule
+from yinggem.evaluate import evaluate
+from yinggem.module import LanguageModule
+
+QUIET = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*is smaller than the logging interval.*",
+    ".*Trainer.fit.* stopped.*",
+    ".*LeafSpec.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*overfit_batches.*",
+    ".*GPU available but not used.*",
+)
+
+
+def be_quiet() -> None:
+    """Hide what libraries say that a user cannot act on; call it before a Trainer is made."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", pattern)
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+
+
+def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path) -> None:
+    """Say what is about to happen."""
+    keep_freed_memory()
+    if not trainer.is_global_zero or data.split is None:
+        return
+    count, config = module.model.parameters_count, module.model.config
+    print(
+        f"Model      {count:,} parameters: {config.num_hidden_layers} layers of {config.hidden_size}, "
+        f"window {config.attention_window or 'full'}\n"
+        f"Text       {data.path or data.source}: {len(data.split.train):,} tokens to train on, "
+        f"{len(data.split.val):,} to validate ({data.tokenizer.name}, {data.tokenizer.vocab_size:,} kinds)\n"
+        f"Run        {shown(folder)}",
+        flush=True,
+    )
+
+
+def finish(
+    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, hyperparameters: dict[str, Any]
+) -> float:
+    """Evaluate and sample the best checkpoint, log hyper-parameters with the result; returns its loss."""
+    best = next((folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")
+                 if (folder / "checkpoints" / name).exists()), None)  # fmt: skip
+    if best is None or not trainer.is_global_zero or data.split is None:
+        return float(trainer.callback_metrics.get("val/loss", math.nan))
+    model, _ = load_model(best, module.device)
+    figures = evaluate(
+        model, data.split.val, data.split.token_bytes, data.context_length, data.eval_batch_size
+    ).to_dict()
+    results = {f"final/{name}": figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hyperparameters, results)
+            logger.save()
+    module.model = model
+    sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
+    if sampler is not None:
+        print(f"\n{'─' * 30} a sample {'─' * 30}\n{sampler.text(module).strip()}\n{'─' * 70}")
+    print(
+        f"\nBest validation loss {figures['loss']:.4f} nats per token, perplexity {figures['perplexity']:.2f}, "
+        f"{figures['bits_per_byte']:.4f} bits per byte, after {trainer.global_step:,} steps.\n"
+        f"Everything is in {shown(folder)}: checkpoints/, metrics.csv, loss_curve.png, samples.txt.\n"
+        f"Next:  python generate.py --prompt 'ROMEO.'\n"
+        f"       tensorboard --logdir outputs",
+        flush=True,
+    )
+    return float(figures["loss"])
+
+
+def shown(folder: Path) -> str:
+    """A path as short as it can be typed here."""
+    try:
+        return os.path.relpath(folder)
+    except ValueError:  # another drive
+        return str(folder)

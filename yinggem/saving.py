@@ -1,0 +1,118 @@
+"""The checkpoint to continue from, and stopping when asked to."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error
+    """The run was asked to stop, and its checkpoint is written."""
+
+    def __init__(self, signum: int, step: int, path: Path) -> None:
+        super().__init__(signum, step, path)
+        self.signum, self.step, self.path = signum, step, path
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `dirpath`/last.ckpt current.
+
+    A checkpoint is taken between steps only, when everything that belongs to the step is done: gradients applied,
+    figures logged and, where a validation is due after this step, that one as well. A run continued from it repeats
+    nothing and leaves nothing out. The first SIGINT or SIGTERM asks for such a checkpoint and then for the end; a
+    second SIGINT leaves at once, which harms no file, for all are written atomically.
+
+    Args:
+        dirpath: the folder of last.ckpt.
+        every_n_steps, every_n_minutes: how often to save between validations; None for not.
+
+    Raises:
+        StopRequested: from the hook in which the run was stopped.
+    """
+
+    def __init__(self, dirpath: str, every_n_steps: int | None = None, every_n_minutes: float | None = None) -> None:
+        super().__init__()
+        self.path = Path(dirpath) / "last.ckpt"
+        self.newest = ""
+        self._every_n_steps, self._every_n_minutes = every_n_steps, every_n_minutes
+        self._saved_at, self._step = time.monotonic(), -1
+        self._signum = 0
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Name the checkpoint of a run that is continued."""
+        if self.path.exists():
+            self.newest = str(self.path)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen to signals, where this is the main thread."""
+        self._saved_at, self._step = time.monotonic(), trainer.global_step
+        try:
+            self._handlers = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+        except ValueError:  # another thread: signals are its owner's
+            self._handlers = {}
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        if self._signum and signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        self._signum = signum
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Save when it is time, unless gradients are half accumulated or a validation comes first."""
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        loop = trainer.fit_loop
+        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+            return
+        stop = self._asked_to_stop(trainer)
+        steps_due = self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0
+        if stop or steps_due or self._minutes_are_over(trainer):
+            self._save(trainer)
+        if stop:
+            raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after every validation."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._save(trainer)
+        if self._asked_to_stop(trainer):
+            raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of the run."""
+        self._save(trainer)
+        self._restore_handlers()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Hand the signals back."""
+        self._restore_handlers()
+
+    def _asked_to_stop(self, trainer: pl.Trainer) -> bool:
+        return bool(trainer.strategy.reduce_boolean_decision(bool(self._signum), all=False))
+
+    def _minutes_are_over(self, trainer: pl.Trainer) -> bool:
+        if self._every_n_minutes is None:
+            return False
+        over = time.monotonic() - self._saved_at >= 60 * self._every_n_minutes
+        return bool(trainer.strategy.broadcast(over))
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for logger in trainer.loggers:
+            logger.save()  # what was logged before this step must not be lost with a kill after it
+        trainer.save_checkpoint(self.path)
+        self.newest, self._saved_at = str(self.path), time.monotonic()
