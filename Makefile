@@ -1,13 +1,11 @@
-# Everything runs in .venv, made on first use; `make test` is what .ci/run calls.
+# Everything runs in .venv, made on first use. `make train` is the quickstart; .ci/run calls `make test` and `make check`.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test check clean
+.PHONY: train test check clean
 
-.venv/.dev: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@
+train: .venv/.installed
+	$(BIN)/python train.py
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
@@ -15,7 +13,18 @@ test: .venv/.dev
 check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy yinggem train.py generate.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ .venv/.installed
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 HOUSE = [
     "errors", "friendly", "allocator", "config", "files", "text_files", "bpe", "tokenizer", "token_cache", "corpus",
     "datamodule", "layers", "rope", "attention", "kv_cache", "transformer", "loss", "optim", "checkpoint", "sampling",
-    "generation", "completion", "cli", "evaluate", "run_folder", "command", "loggers", "module", "callbacks", "saving", "trainer",
-    "report",
+    "generation", "completion", "cli", "evaluate", "run_folder", "command", "loggers", "module", "callbacks", "saving",
+    "trainer", "report",
 ]  # fmt: skip
 LIGHT = HOUSE[: HOUSE.index("cli") + 1]  # what generate.py may load
 MODULES = sorted(path for path in (ROOT / "yinggem").glob("*.py") if path.stem != "__init__")

@@ -178,6 +178,8 @@ class TextDataModule(LightningDataModule):
         self.context_length, self.batch_size, self.eval_batch_size = context_length, batch_size, eval_batch_size
         self.val_fraction, self.split_by, self.seed, self.num_workers = val_fraction, split_by, seed, num_workers
         self.split: TokenizedSplit | None = None
+        self._training: WindowLoader | None = None
+        self._position: dict[str, int] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Open and tokenize the text, once; processes that run side by side share the work through the cache."""
@@ -201,13 +203,24 @@ class TextDataModule(LightningDataModule):
         batches = TrainingBatches(
             len(split.train), self.context_length, self.batch_size, self.seed, rank=rank, ranks=ranks
         )
-        return self._loader(split.train, batches)
+        self._training = self._loader(split.train, batches)
+        if self._position:
+            self._training.load_state_dict(self._position)
+        return self._training
 
     def val_dataloader(self) -> WindowLoader:
         """This rank's share of a full pass over the validation split."""
         split, (rank, ranks) = self._tokenized(), self._place()
         batches = EvaluationBatches(len(split.val), self.context_length, self.eval_batch_size, rank=rank, ranks=ranks)
         return self._loader(split.val, batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """The position of the training loader, for checkpoints."""
+        return self._training.state_dict() if self._training else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue there. Lightning restores loaders itself, but not those made before it restores its loops."""
+        self._position = state_dict
 
     def _tokenized(self) -> TokenizedSplit:
         self.setup()

@@ -22,21 +22,21 @@ class MuonAdamW(Optimizer):
     learning rates alike.
 
     Args:
-        params: (name, parameter) pairs.
+        params: parameter groups whose "params" are (name, parameter) pairs; only the pairs matter.
         lr, momentum, weight_decay: Muon's; its update is scaled by sqrt(max(1, rows / columns)).
         adamw_lr, betas: AdamW's; no weight decay there, for it holds look-up tables, norms and biases.
     """
 
     def __init__(
         self,
-        params: Iterable[Named],
+        params: Iterable[dict[str, Any]],
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         adamw_lr: float = 3e-3,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
-        named = list(params)
+        named: list[Named] = [pair for group in params for pair in group["params"]]
         matrices = [(name, p) for name, p in named if p.ndim == 2 and not any(part in name for part in NOT_MATRICES)]
         chosen = {name for name, _ in matrices}
         self.muon = Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)
