@@ -1,0 +1,174 @@
+"""Runs side by side: a table sorted by validation loss, results.csv and comparison.png.
+
+python -m yinggem.compare FOLDER...
+"""
+
+import csv
+import io
+import json
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yinggem.cli import Parser, run
+from yinggem.errors import UserError
+from yinggem.files import write_atomically
+from yinggem.loggers import read_metrics
+from yinggem.run_folder import read_overrides
+
+RESULT = "result.json"  # what a finished run leaves behind
+FIGURES = ("loss", "perplexity", "bits_per_byte")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder tells it."""
+
+    folder: Path
+    overrides: dict[str, str]
+    curve: list[tuple[float, float]]  # (optimizer steps, val/loss)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> float:
+        """The final loss of a finished run, else the best so far; infinite before the first validation."""
+        loss = self.result.get("loss", min((value for _, value in self.curve), default=math.inf))
+        return float(loss) if isinstance(loss, int | float) and not math.isnan(loss) else math.inf
+
+    @property
+    def state(self) -> str:
+        """finished, failed (with the sentence in result["error"]), or unfinished."""
+        return "failed" if "error" in self.result else "finished" if "loss" in self.result else "unfinished"
+
+    @property
+    def label(self) -> str:
+        """What was different about it."""
+        return " ".join(f"{name}={value}" for name, value in self.overrides.items()) or self.folder.name
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder."""
+    overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
+    curve = [(row["step"] + 1, row["val/loss"]) for row in read_metrics(folder / "metrics.csv") if "val/loss" in row]
+    return Run(folder, overrides, curve, read_result(folder))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """What a finished or failed run left in result.json; {} otherwise."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def find_runs(folders: list[Path]) -> list[Run]:
+    """Every run in or below the folders, best first.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = {path.parent.parent.resolve() for folder in folders for path in folder.glob("**/.hydra/overrides.yaml")}
+    if not places:
+        raise UserError(f"No run was found in {', '.join(map(str, folders))}; name folders that train.py wrote.")
+    return sorted(map(read_run, sorted(places)), key=lambda entry: entry.loss)
+
+
+def distinguishing(runs: list[Run]) -> list[str]:
+    """Names of the overrides that are not the same in every run."""
+    names = dict.fromkeys(name for entry in runs for name in entry.overrides)
+    return [name for name in names if len({entry.overrides.get(name) for entry in runs}) > 1]
+
+
+def rows(runs: list[Run]) -> list[dict[str, Any]]:
+    """One row per run: what differs, how good it is, where it is."""
+    names = distinguishing(runs)
+    return [
+        {name: entry.overrides.get(name, "") for name in names}
+        | {"val/loss": entry.loss}
+        | {figure: entry.result.get(figure, "") for figure in FIGURES[1:]}
+        | {"steps": int(entry.result.get("steps", entry.curve[-1][0] if entry.curve else 0)), "state": entry.state}
+        | {"folder": str(entry.folder)}
+        for entry in runs
+    ]
+
+
+def compare(folders: list[Path], target: Path) -> list[Run]:
+    """Print the table; write results.csv and comparison.png to `target`.
+
+    Raises:
+        UserError: no run was found, or `target` cannot be written.
+    """
+    runs = find_runs(folders)
+    table = rows(runs)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, table[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_atomically(target / "results.csv", text.getvalue().encode())
+    draw(runs, target / "comparison.png")
+    show(table, runs)
+    return runs
+
+
+def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
+    """Print the table, and what went wrong in the runs that failed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [name for name in table[0] if name != "folder"]
+    drawn = Table(*names, "folder")
+    for row in table:
+        cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in names]
+        drawn.add_row(*cells, Path(row["folder"]).name)
+    console = Console(soft_wrap=True)
+    console.print(drawn)
+    for entry in runs:
+        if entry.state == "failed":
+            console.print(f"{entry.folder.name} failed: {entry.result['error']}", markup=False)
+
+
+def draw(runs: list[Run], path: Path) -> None:
+    """Validation curves of all runs, the best one in front and labelled."""
+    from matplotlib.figure import Figure
+
+    names = distinguishing(runs)
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for place, entry in reversed(list(enumerate(runs))):
+        if not entry.curve:
+            continue
+        what = " ".join(f"{name}={entry.overrides.get(name, '')}" for name in names) or entry.folder.name
+        best = place == 0
+        style: dict[str, Any] = {"linewidth": 2.4, "color": "#c8501e"} if best else {"linewidth": 1, "alpha": 0.7}
+        axes.plot(*zip(*entry.curve, strict=True), marker=".", label=f"{'best: ' if best else ''}{what}", **style)
+        if best:
+            step, loss = min(entry.curve, key=lambda point: point[1])
+            axes.annotate(f"{loss:.4f}", (step, loss), textcoords="offset points", xytext=(0, -12), ha="center")
+    axes.set(xlabel="optimizer steps", ylabel="val/loss (nats per token)")
+    axes.grid(alpha=0.25)
+    if axes.lines:
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1][:12], labels[::-1][:12], fontsize=8)
+
+    def save(file: Any) -> None:
+        figure.savefig(file, format="png")
+
+    write_atomically(path, save)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compare the runs in the folders named."""
+    parser = Parser("python -m yinggem.compare", description="Compare runs.", allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run or sweep folders")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.csv and comparison.png")
+    options = parser.parse_args(arguments)
+    target = options.output or (options.folders[0] if len(options.folders) == 1 else Path())
+    compare(options.folders, target)
+    print(f"Written: {target / 'results.csv'}, {target / 'comparison.png'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
