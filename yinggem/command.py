@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yinggem.errors import UserError
+from yinggem.errors import StopRequested, UserError
 from yinggem.friendly import explain
 from yinggem.run_folder import find_resumption
 
@@ -79,11 +79,12 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
         return INTERRUPTED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
+    except StopRequested as stop:
+        print(
+            f"\nStopped after step {stop.step:,}. Continue with: python train.py ckpt_path={stop.path}", file=sys.stderr
+        )
+        return 128 + stop.signum
     except Exception as error:
-        if type(error).__name__ == "StopRequested":
-            signum, step, path = error.args
-            print(f"\nStopped after step {step:,}. Continue with: python train.py ckpt_path={path}", file=sys.stderr)
-            return 128 + int(signum)
         if show_traceback:
             raise
         print(f"error: {explain(error, conf)}", file=sys.stderr)

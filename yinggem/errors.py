@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and the one that ends a run on request."""
+
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -6,3 +8,11 @@ class UserError(ValueError):
 
     `train.py` and `generate.py` print it without a traceback and exit with status 2.
     """
+
+
+class StopRequested(BaseException):
+    """The run was asked to stop, and its checkpoint is written. No error: a sweep ends with it, as with Ctrl-C."""
+
+    def __init__(self, signum: int, step: int, path: Path) -> None:
+        super().__init__(signum, step, path)
+        self.signum, self.step, self.path = signum, step, path

@@ -8,13 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-
-class StopRequested(Exception):  # noqa: N818 - not an error
-    """The run was asked to stop, and its checkpoint is written."""
-
-    def __init__(self, signum: int, step: int, path: Path) -> None:
-        super().__init__(signum, step, path)
-        self.signum, self.step, self.path = signum, step, path
+from yinggem.errors import StopRequested
 
 
 class LastCheckpoint(Checkpoint):
