@@ -4,33 +4,46 @@ python train.py model=base trainer.precision=bf16
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from yinggem.command import prepare, run
-from yinggem.run_folder import claim, point_latest, write_overrides
+from yinggem.run_folder import claim, record
+from yinggem.sweep import attempt
 
 CONF = Path(__file__).parent / "conf"
-OmegaConf.register_new_resolver("new_folder", claim, replace=True)
+OmegaConf.register_new_resolver("new_folder", claim, use_cache=True, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def train(cfg: DictConfig) -> float:
-    """One run; returns the best validation loss, the metric that searches minimise."""
+    """One run, or one job of a sweep; returns its validation loss, the metric that searches minimise."""
+    folder, sweep = Path(cfg.run_dir), HydraConfig.get().sweep.dir
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return attempt(partial(fit, cfg, folder), folder, Path(sweep), CONF)
+    return fit(cfg, folder)
+
+
+def fit(cfg: DictConfig, folder: Path) -> float:
+    """Build, train, evaluate, sample; returns the loss of the best checkpoint."""
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
 
     be_quiet()
-    folder = Path(cfg.run_dir)
-    record(cfg, folder)
+    if cfg.ckpt_path == "auto":  # a sweep that is continued: this job may have been stopped, or not begun
+        last = folder / "checkpoints" / "last.ckpt"
+        cfg.ckpt_path = str(last) if last.exists() else None
+    record(folder, Path(cfg.outputs), HydraConfig.get().overrides.task, OmegaConf.to_yaml(cfg))
     trainer, module, data = build(cfg)
     begin(trainer, module, data, folder)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    return finish(trainer, module, data, folder, flat(cfg))
+    return finish(trainer, module, data, folder, OmegaConf.to_container(cfg, resolve=True))
 
 
 def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
@@ -58,21 +71,6 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         if start and hasattr(logger, "resume_at"):
             logger.resume_at(start)
     return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=cfg.run_dir), module, data
-
-
-def record(cfg: DictConfig, folder: Path) -> None:
-    """Keep the command line of this run with it, and let outputs/latest lead to it."""
-    overrides = [line for line in HydraConfig.get().overrides.task if not line.startswith("ckpt_path=")]
-    write_overrides(folder, overrides, OmegaConf.to_yaml(cfg))
-    point_latest(Path(cfg.outputs), folder)
-
-
-def flat(cfg: DictConfig) -> dict[str, Any]:
-    """Hyper-parameters by dotted name."""
-    values: dict[str, Any] = {"seed": cfg.seed}
-    for group in ("model", "tokenizer", "data", "optimizer", "scheduler"):
-        values |= {f"{group}.{name}": value for name, value in cfg[group].items() if not str(name).startswith("_")}
-    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in values.items()}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from yinggem.errors import StopRequested, UserError
 from yinggem.friendly import explain
 from yinggem.run_folder import find_resumption
+from yinggem.sweep import begun, conclude, old_sweep
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -26,11 +27,16 @@ def continued(arguments: list[str]) -> list[str]:
         UserError: there is nothing to continue.
     """
     wanted = [argument.partition("=")[2] for argument in arguments if argument.startswith("ckpt_path=")]
-    if not wanted or wanted[-1] in ("null", "") or any(a in ("-m", "--multirun") for a in arguments):
+    if not wanted or wanted[-1] in ("null", ""):
         return arguments
+    name = wanted[-1].strip("'\"")
     others = [argument for argument in arguments if not argument.startswith("ckpt_path=")]
-    outputs = [argument.partition("=")[2] for argument in others if argument.startswith("outputs=")]
-    old = find_resumption(wanted[-1].strip("'\""), Path(outputs[-1] if outputs else "outputs"))
+    named = [argument.partition("=")[2] for argument in others if argument.startswith("outputs=")]
+    outputs = Path(named[-1] if named else "outputs")
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        folder, overrides = old_sweep(name, outputs)
+        return [*overrides, *others, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
+    old = find_resumption(name, outputs)
     place = []
     if old.overrides or old.checkpoint is None or (old.folder / ".hydra").is_dir():
         place = [f"hydra.run.dir={quoted(old.folder)}", "hydra.output_subdir=null"]
@@ -74,19 +80,24 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     try:
         sys.argv[1:] = arguments()
         train()
+        return conclude()
     except KeyboardInterrupt:
-        print("\nInterrupted before there was anything to save.", file=sys.stderr)
+        print(f"\nInterrupted before there was anything to save.{how_to_continue(None)}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
     except StopRequested as stop:
-        print(
-            f"\nStopped after step {stop.step:,}. Continue with: python train.py ckpt_path={stop.path}", file=sys.stderr
-        )
+        print(f"\nStopped after step {stop.step:,}.{how_to_continue(stop.path)}", file=sys.stderr)
         return 128 + stop.signum
     except Exception as error:
         if show_traceback:
             raise
         print(f"error: {explain(error, conf)}", file=sys.stderr)
         return 2
-    return 0
+
+
+def how_to_continue(checkpoint: Path | None) -> str:
+    """The command that takes up a stopped sweep or run."""
+    if begun:
+        return f" Continue the sweep with: python train.py -m ckpt_path={begun[-1]}"
+    return f" Continue with: python train.py ckpt_path={checkpoint}" if checkpoint else ""

@@ -16,6 +16,7 @@ from yinggem.checkpoint import load_model
 from yinggem.datamodule import TextDataModule
 from yinggem.evaluate import evaluate
 from yinggem.module import LanguageModule
+from yinggem.sweep import write_result
 
 QUIET = (
     ".*does not have many workers.*",
@@ -54,9 +55,7 @@ def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, fol
     )
 
 
-def finish(
-    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, hyperparameters: dict[str, Any]
-) -> float:
+def finish(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, config: Any) -> float:
     """Evaluate and sample the best checkpoint, log hyper-parameters with the result; returns its loss."""
     best = next((folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")
                  if (folder / "checkpoints" / name).exists()), None)  # fmt: skip
@@ -69,8 +68,9 @@ def finish(
     results = {f"final/{name}": figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyperparameters, results)
+            logger.log_hyperparams(hyperparameters(config), results)
             logger.save()
+    write_result(folder, figures | {"steps": trainer.global_step})
     module.model = model
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
@@ -84,6 +84,14 @@ def finish(
         flush=True,
     )
     return float(figures["loss"])
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides a result, by dotted name: numbers, words and truth values, as TensorBoard wants them."""
+    values: dict[str, Any] = {"seed": config["seed"]}
+    for group in ("model", "tokenizer", "data", "optimizer", "scheduler"):
+        values |= {f"{group}.{name}": value for name, value in config[group].items() if not name.startswith("_")}
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in values.items()}
 
 
 def shown(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Run folders: a new one for every run, the way to the newest, and what is needed to continue in an old one."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +94,12 @@ def read_overrides(folder: Path) -> list[str]:
     return [line for line in lines if isinstance(line, str) and not line.startswith(("ckpt_path=", "hydra."))]
 
 
-def write_overrides(folder: Path, overrides: list[str], config: str) -> None:
-    """Record the command line and the configuration a run is continued with."""
+def record(folder: Path, outputs: Path, overrides: Iterable[str], config: str) -> None:
+    """Keep the command line and the configuration of a run in its folder, and let outputs/latest lead to it."""
     import yaml
 
-    write_atomically(folder / OVERRIDES, yaml.safe_dump(overrides).encode())
+    kept = [line for line in overrides if not line.startswith("ckpt_path=")]
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".hydra" / "config.yaml", config.encode())
+    write_atomically(folder / OVERRIDES, yaml.safe_dump(kept).encode())
+    point_latest(outputs, folder)

@@ -1,0 +1,85 @@
+"""Many runs from one command: each on its own, finished ones not repeated, the end a comparison."""
+
+import gc
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yinggem.compare import RESULT, compare, read_result
+from yinggem.errors import UserError
+from yinggem.files import write_atomically
+from yinggem.friendly import explain
+
+SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
+begun: list[Path] = []  # sweep folders of this process
+
+
+def attempt(job: Callable[[], float], folder: Path, sweep: Path, conf: Path) -> float:
+    """Run one job of a sweep: its value, at once if it is finished; infinity if it fails, for the others go on."""
+    if sweep not in begun:
+        begun.append(sweep)
+    finished = read_result(folder).get("loss")
+    if isinstance(finished, float):
+        print(f"{folder.name} is finished: {finished:.4f}")
+        return finished
+    forget_the_last_job()
+    try:
+        return job()
+    except Exception as error:
+        sentence = explain(error, conf)
+        write_result(folder, {"error": sentence})
+        print(f"error in job {folder.name}: {sentence}", file=sys.stderr)
+        return math.inf
+
+
+def forget_the_last_job() -> None:
+    """Drop what a process keeps between jobs: compiled code, global switches, garbage."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.use_deterministic_algorithms(False)
+        torch.compiler.reset()
+    gc.collect()
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Leave what became of a run in its folder."""
+    write_atomically(folder / RESULT, json.dumps(result, indent=1).encode())
+
+
+def conclude() -> int:
+    """Compare the runs of every sweep of this process; returns the exit status."""
+    failed = 0
+    for folder in begun:
+        runs = compare([folder], folder)
+        failed += sum(entry.state == "failed" for entry in runs)
+        print(f"Compared in {folder}: results.csv, comparison.png.")
+    if failed:
+        print(f"error: {failed} of the jobs failed; the reasons are above.", file=sys.stderr)
+    begun.clear()
+    return 2 if failed else 0
+
+
+def old_sweep(wanted: str, outputs: Path) -> tuple[Path, list[str]]:
+    """Folder and overrides of a sweep to continue; "last" is the newest.
+
+    Raises:
+        UserError: there is none.
+    """
+    import yaml
+
+    if wanted == "last":
+        found = sorted(outputs.glob(f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError(f"There is no sweep in {outputs}/ to continue; start one with `python train.py -m ...`.")
+        folder = found[-1].parent
+    else:
+        folder = Path(wanted).expanduser()
+    try:
+        config = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+        task = config["hydra"]["overrides"]["task"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        raise UserError(f"{folder} is not the folder of a sweep; name the one with {SWEEP} in it.") from None
+    return folder.resolve(), [str(line) for line in task if not str(line).startswith("ckpt_path=")]
