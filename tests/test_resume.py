@@ -11,7 +11,7 @@ from yinggem.config import ModelConfig
 from yinggem.datamodule import TextDataModule
 from yinggem.loggers import MetricsCSV
 from yinggem.module import LanguageModule
-from yinggem.optim import MuonAdamW, trapezoid
+from yinggem.optim import MuonAdamW, constant, trapezoid
 from yinggem.saving import LastCheckpoint
 from yinggem.tokenizer import ByteTokenizer
 from yinggem.trainer import Trainer
@@ -19,6 +19,7 @@ from yinggem.transformer import Transformer
 
 OPTIMIZERS = {
     "adafactor": partial(torch.optim.Adafactor, lr=0.03),
+    "flat": partial(torch.optim.Adafactor, lr=0.03),
     "adamw": partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),
     "muon": partial(MuonAdamW, lr=0.02),
 }
@@ -50,7 +51,8 @@ def train(folder, corpus, optimizer, resume=False, keep=None, **options):
     )
     data.setup()
     config = ModelConfig(256, 16, 2, 2, 1, 24, attention_window=8, dropout=0.1, attention_dropout=0.1)
-    module = LanguageModule(Transformer(config), data.tokenizer, OPTIMIZERS[optimizer], trapezoid, 16)
+    schedule = constant if optimizer == "flat" else trapezoid
+    module = LanguageModule(Transformer(config), data.tokenizer, OPTIMIZERS[optimizer], schedule, 16)
     logger = MetricsCSV(str(folder))
     checkpoint = str(folder / "last.ckpt") if resume else None
     if resume:
@@ -113,3 +115,14 @@ def test_a_run_continued_after_any_step_ends_with_the_same_bits(tmp_path, optimi
             assert same(last[part], again[part]), (step, part)
         assert rows == again_rows, step
         assert same(best["state_dict"], again_best["state_dict"]) and best["global_step"] == again_best["global_step"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    corpus = tmp_path / "text.txt"
+    corpus.write_text("".join(f"{k} times {k} is {k * k}.\n" for k in range(1, 36)))
+    options = {"max_epochs": -1, "val_check_interval": 7, "check_val_every_n_epoch": None}
+    long, rows, _ = train(tmp_path / "long", corpus, "flat", max_steps=21, **options)
+    train(tmp_path / "short", corpus, "flat", max_steps=14, **options)
+    longer, longer_rows, _ = train(tmp_path / "short", corpus, "flat", resume=True, max_steps=21, **options)
+    assert same(long["state_dict"], longer["state_dict"]) and rows == longer_rows

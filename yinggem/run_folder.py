@@ -98,7 +98,7 @@ def record(folder: Path, outputs: Path, overrides: Iterable[str], config: str) -
     """Keep the command line and the configuration of a run in its folder, and let outputs/latest lead to it."""
     import yaml
 
-    kept = [line for line in overrides if not line.startswith("ckpt_path=")]
+    kept = list(dict.fromkeys(line for line in overrides if not line.startswith("ckpt_path=")))
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".hydra" / "config.yaml", config.encode())
     write_atomically(folder / OVERRIDES, yaml.safe_dump(kept).encode())

@@ -32,7 +32,7 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.newest = ""
         self._every_n_steps, self._every_n_minutes = every_n_steps, every_n_minutes
-        self._saved_at, self._step = time.monotonic(), -1
+        self._saved_at, self._step, self._saved_step = time.monotonic(), -1, -1
         self._signum = 0
         self._handlers: dict[int, Any] = {}
 
@@ -86,8 +86,9 @@ class LastCheckpoint(Checkpoint):
             raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end of the run."""
-        self._save(trainer)
+        """Save the end of the run, unless that is done: a checkpoint inside an epoch can be continued for longer."""
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
         self._restore_handlers()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -109,4 +110,4 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()  # what was logged before this step must not be lost with a kill after it
         trainer.save_checkpoint(self.path)
-        self.newest, self._saved_at = str(self.path), time.monotonic()
+        self.newest, self._saved_at, self._saved_step = str(self.path), time.monotonic(), trainer.global_step
