@@ -70,7 +70,9 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     for logger in loggers:
         if start and hasattr(logger, "resume_at"):
             logger.resume_at(start)
-    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=cfg.run_dir), module, data
+    profiler = instantiate(cfg.profiler) if cfg.get("profiler") else None
+    own = {"logger": loggers, "callbacks": callbacks, "profiler": profiler, "default_root_dir": cfg.run_dir}
+    return instantiate(cfg.trainer, **own), module, data
 
 
 if __name__ == "__main__":
