@@ -25,21 +25,21 @@ OmegaConf.register_new_resolver("new_folder", claim, use_cache=True, replace=Tru
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def train(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns its validation loss, the metric that searches minimise."""
-    folder, sweep = Path(cfg.run_dir), HydraConfig.get().sweep.dir
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return attempt(partial(fit, cfg, folder), folder, Path(sweep), CONF)
+    folder, hydra_cfg = Path(cfg.run_dir), HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        return attempt(partial(fit, cfg, folder), folder, Path(hydra_cfg.sweep.dir), CONF)
     return fit(cfg, folder)
 
 
 def fit(cfg: DictConfig, folder: Path) -> float:
     """Build, train, evaluate, sample; returns the loss of the best checkpoint."""
-    from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
-
-    be_quiet()
     if cfg.ckpt_path == "auto":  # a sweep that is continued: this job may have been stopped, or not begun
         last = folder / "checkpoints" / "last.ckpt"
         cfg.ckpt_path = str(last) if last.exists() else None
     record(folder, Path(cfg.outputs), HydraConfig.get().overrides.task, OmegaConf.to_yaml(cfg))
+    from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
+
+    be_quiet()
     trainer, module, data = build(cfg)
     begin(trainer, module, data, folder)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)

@@ -56,10 +56,18 @@ def test_windows_depend_on_seed_and_epoch_alone():
 def test_ranks_together_see_the_windows_of_one_process_with_the_same_global_batch(ranks):
     alone = list(TrainingBatches(1000, 8, 6, seed=3, rank=0, ranks=1))
     shares = [list(TrainingBatches(1000, 8, 6 // ranks, seed=3, rank=rank, ranks=ranks)) for rank in range(ranks)]
-    for batch, *parts in zip(alone[:-1], *shares, strict=False):
+    for batch, *parts in zip(alone, *shares, strict=True):
         assert batch == [window for part in parts for window in part]
-    last = [window for share in shares for window in share[-1]]
-    assert set(last) == set(alone[-1]) and len({len(share[-1]) for share in shares}) == 1
+
+
+@pytest.mark.parametrize(("tokens", "batch_size", "ranks"), [(1000, 6, 1), (1000, 7, 3), (30, 8, 1), (30, 8, 2)])
+def test_an_epoch_holds_every_window_and_its_batches_have_one_shape(tokens, batch_size, ranks):
+    shares = [list(TrainingBatches(tokens, 8, batch_size, 3, rank, ranks)) for rank in range(ranks)]
+    seen = [start for share in shares for batch in share for start, _ in batch]
+    assert set(seen) == set(training_windows(tokens, 8, 3, 0).tolist())
+    assert len({len(batch) for share in shares for batch in share}) == 1
+    assert max(map(seen.count, seen)) <= 2
+    assert {len(share) for share in shares} == {len(TrainingBatches(tokens, 8, batch_size, 3, 0, ranks))}
 
 
 def batches_of(loader):

@@ -53,7 +53,8 @@ class TrainingBatches(Sampler[list[Window]]):
     """One rank's batches of an epoch, from a position on.
 
     The global batch g is windows g*R*B .. (g+1)*R*B of the epoch's order for R ranks with B windows each: the same
-    windows whatever the number of ranks. The last one is filled up from the start so that every rank has as many.
+    windows whatever the number of ranks. The last batch is filled up with the first windows of the epoch, so that all
+    have one shape; an epoch smaller than a batch is one smaller batch.
     """
 
     def __init__(self, tokens: int, length: int, batch_size: int, seed: int, rank: int, ranks: int) -> None:
@@ -76,12 +77,10 @@ class TrainingBatches(Sampler[list[Window]]):
 
     def __iter__(self) -> Iterator[list[Window]]:
         starts = training_windows(self.tokens, self.length, self.seed, self.epoch)
-        step = self.batch_size * self.ranks
-        for first in range(self.position * step, len(starts), step):
-            together = starts[first : first + step]
-            share = -(-len(together) // self.ranks)
-            together = np.resize(together, share * self.ranks)
-            yield [(int(start), self.length) for start in together[self.rank * share : (self.rank + 1) * share]]
+        step = min(self.batch_size, -(-len(starts) // self.ranks)) * self.ranks
+        together = np.resize(starts, (len(self), self.ranks, step // self.ranks))
+        for batch in together[self.position :, self.rank]:
+            yield [(int(start), self.length) for start in batch]
 
 
 class EvaluationBatches(Sampler[list[Window]]):

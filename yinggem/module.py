@@ -95,8 +95,8 @@ class LanguageModule(LightningModule):
         self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
         if gradient_clip_val and not by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16: it skips overflows itself
-        if scaler is None and not math.isfinite(self.grad_norm.item()):
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16: it skips overflows of gradients
+        if not math.isfinite((self.grad_norm if scaler is None else self._losses[-1]).item()):
             self._skip_bad_step(optimizer)
 
     def _skip_bad_step(self, optimizer: Optimizer) -> None:
@@ -106,13 +106,18 @@ class LanguageModule(LightningModule):
             self.skipped_steps += 1
             optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
             return
-        loss, rate = self._losses[-1].item(), optimizer.param_groups[0]["lr"]
-        saved = [str(getattr(c, "newest", "")) for c in self.trainer.checkpoint_callbacks if getattr(c, "newest", "")]
-        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
-        raise UserError(
-            f"The loss is {loss:g} and the gradient norm {self.grad_norm.item():g} at step {self.global_step + 1} "
-            f"with learning rate {rate:g}; {kept}: lower optimizer.lr, or allow some skipped steps with "
-            "trainer.skip_bad_steps=N."
+        loss, norm = self._losses[-1].item(), self.grad_norm.item()
+        raise self.bad_numbers(f"The loss is {loss:g} and the gradient norm {norm:g}", self.global_step + 1)
+
+    def bad_numbers(self, what: str, step: int) -> UserError:
+        """The error that ends a run whose numbers went bad in `step`."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        good = [getattr(c, "good", "") or getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        good = [path for path in good if path]
+        kept = f"the last good checkpoint is {good[-1]}" if good else "no good checkpoint was written yet"
+        return UserError(
+            f"{what} at step {step} with learning rate {rate:g}; {kept}: lower optimizer.lr, or allow some skipped "
+            "steps with trainer.skip_bad_steps=N."
         )
 
     def optimizer_step(
@@ -125,6 +130,7 @@ class LanguageModule(LightningModule):
         if losses and (self.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.latest_loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
             figures = {"train/loss": self.latest_loss, "grad_norm": float(self.grad_norm), "epoch": self.current_epoch}
+            figures["lr"] = optimizer.param_groups[0]["lr"]
             if self.skipped_steps:
                 figures["skipped_steps"] = self.skipped_steps
             self.log_figures(figures, self.global_step)
@@ -154,6 +160,8 @@ class LanguageModule(LightningModule):
         if not tokens:
             return
         loss = nats / tokens
+        if not math.isfinite(loss) and self.trainer.state.fn == "fit":
+            raise self.bad_numbers(f"The validation loss is {loss:g}", self.global_step)
         figures = {
             "val/loss": loss,
             "val/perplexity": perplexity(loss),

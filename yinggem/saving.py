@@ -1,13 +1,16 @@
 """The checkpoint to continue from, and stopping when asked to."""
 
+import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from yinggem.checkpoint import clean_leftovers
 from yinggem.errors import StopRequested
 
 
@@ -30,16 +33,17 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, dirpath: str, every_n_steps: int | None = None, every_n_minutes: float | None = None) -> None:
         super().__init__()
         self.path = Path(dirpath) / "last.ckpt"
-        self.newest = ""
+        self.good = ""  # this checkpoint, once its weights have proved usable: validated, or trained on
         self._every_n_steps, self._every_n_minutes = every_n_steps, every_n_minutes
         self._saved_at, self._step, self._saved_step = time.monotonic(), -1, -1
         self._signum = 0
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Name the checkpoint of a run that is continued."""
-        if self.path.exists():
-            self.newest = str(self.path)
+        """Remove what a killed process left half written."""
+        if trainer.is_global_zero:
+            for folder in (self.path.parent, self.path.parent.parent, self.path.parent.parent / ".hydra"):
+                clean_leftovers(folder)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, where this is the main thread."""
@@ -55,6 +59,8 @@ class LastCheckpoint(Checkpoint):
         if self._signum and signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
+        if not self._signum:
+            os.write(2, b"\nStopping after this step; Ctrl-C once more leaves at once.\n")
         self._signum = signum
 
     def _restore_handlers(self) -> None:
@@ -67,12 +73,16 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
+        module: Any = trainer.lightning_module
+        if self._saved_step == trainer.global_step - 1 and bool(torch.isfinite(module.grad_norm)):
+            self.good = str(self.path)
         loop = trainer.fit_loop
         if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
             return
         stop = self._asked_to_stop(trainer)
         steps_due = self._every_n_steps is not None and trainer.global_step % self._every_n_steps == 0
-        if stop or steps_due or self._minutes_are_over(trainer):
+        finished = trainer.global_step == trainer.max_steps  # here, while the loops still stand inside the epoch
+        if stop or steps_due or finished or self._minutes_are_over(trainer):
             self._save(trainer)
         if stop:
             raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
@@ -82,6 +92,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._save(trainer)
+        self.good = str(self.path)
         if self._asked_to_stop(trainer):
             raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
 
@@ -107,7 +118,11 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        module: Any = trainer.lightning_module
+        finite = all(bool(torch.isfinite(weights).all()) for weights in module.parameters())
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            raise module.bad_numbers("The weights are no finite numbers any more", trainer.global_step)
         for logger in trainer.loggers:
             logger.save()  # what was logged before this step must not be lost with a kill after it
         trainer.save_checkpoint(self.path)
-        self.newest, self._saved_at, self._saved_step = str(self.path), time.monotonic(), trainer.global_step
+        self.good, self._saved_at, self._saved_step = "", time.monotonic(), trainer.global_step
