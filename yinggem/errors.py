@@ -11,8 +11,13 @@ class UserError(ValueError):
 
 
 class StopRequested(BaseException):
-    """The run was asked to stop, and its checkpoint is written. No error: a sweep ends with it, as with Ctrl-C."""
+    """The run was asked to stop. No error: a sweep ends with it, as with Ctrl-C.
 
-    def __init__(self, signum: int, step: int, path: Path) -> None:
+    Args:
+        signum: the signal that asked.
+        step, path: the checkpoint that was written because of it; None where training was not under way.
+    """
+
+    def __init__(self, signum: int, step: int | None = None, path: Path | None = None) -> None:
         super().__init__(signum, step, path)
         self.signum, self.step, self.path = signum, step, path

@@ -45,6 +45,15 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
         partial.unlink(missing_ok=True)
 
 
+def append(path: str | Path, text: str) -> None:
+    """Add text to the end of a file; UserError when the system refuses, and some of it may be written all the same."""
+    try:
+        with open(path, "a", encoding="utf-8", newline="", errors="surrogateescape") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.") from None
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # there a folder cannot be opened
         return

@@ -1,17 +1,21 @@
 """Loggers that continue where a resumed run continues: what was logged after that point is logged again."""
 
+import contextlib
 import csv
 import io
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
-from yinggem.files import write_atomically
+from yinggem.errors import UserError
+from yinggem.files import append, write_atomically
 
 
 class MetricsCSV(Logger):
@@ -25,7 +29,7 @@ class MetricsCSV(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self._columns = ["step"]
         self._rows: list[dict[str, float]] = []  # not yet in the file; only the last one may still grow
-        self._first_new_step = 0
+        self._continues = False
 
     @property
     def name(self) -> str:
@@ -41,7 +45,7 @@ class MetricsCSV(Logger):
         """Forget the rows of steps from `step` on: they will come again."""
         kept = [row for row in read_metrics(self.path) if row["step"] < step]
         self._columns = list(dict.fromkeys(["step", *_header(self.path)]))
-        self._first_new_step = step
+        self._continues = True
         self._write(kept)
 
     @rank_zero_only
@@ -77,12 +81,11 @@ class MetricsCSV(Logger):
             return
         names = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
         if names != self._columns or not self.path.exists():
-            written = read_metrics(self.path)
-            self._columns = names
+            written = read_metrics(self.path) if self._continues else []  # of a run killed before its first checkpoint
+            self._columns, self._continues = names, True
             self._write([*written, *rows])
             return
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(self._format(rows))
+        append(self.path, self._format(rows))
 
     def _write(self, rows: list[dict[str, float]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,9 +109,39 @@ class TensorBoard(TensorBoardLogger):
         self._kwargs["purge_step"] = step
 
     @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Hand figures to the thread that writes them."""
+        with self._writing():
+            super().log_metrics(dict(metrics), step)
+
+    @rank_zero_only
     def save(self) -> None:
         """Bring the events to disk."""
-        self.experiment.flush()
+        with self._writing():
+            self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close the file."""
+        with self._writing():
+            super().finalize(status)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """UserError where the thread that writes has failed; its own complaint is not printed."""
+        threading.excepthook = _complain_about_others
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"Cannot write TensorBoard's events in {self.save_dir} ({error.strerror or error}); "
+                "make room there, or leave them out with logger=csv."
+            ) from error
+
+
+def _complain_about_others(args: threading.ExceptHookArgs) -> None:
+    if not isinstance(args.thread, _AsyncWriterThread):
+        threading.__excepthook__(args)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

@@ -1,0 +1,235 @@
+"""Real runs of train.py, watched from outside, hit at a chosen moment, continued and compared to the last bit.
+
+A run is told nothing of its fate: the processes are plain `python train.py`. Only the interpreter is asked, through a
+sitecustomize.py, to write the main thread's stack when it receives SIGUSR1. That is how the harness knows in which
+phase a process is when it is hit.
+"""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+PHASES = ("start-up", "step", "validation", "checkpoint write", "other files", "shutdown")
+# The chance to be hit at a look (about every 6 ms) in which the phase is the wanted one: early and late both happen.
+CHANCE = {"start-up": 0.01, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3, "shutdown": 0.1}  # fmt: skip
+WATCHED = """import atexit, os, pathlib, signal
+place = os.environ.get("STACKS")
+
+def write_stack(number, frame):
+    calls = []
+    while frame:
+        calls.append(os.path.basename(frame.f_code.co_filename) + " " + frame.f_code.co_name)
+        frame = frame.f_back
+    os.write(stacks, (";".join(calls) + "\\n").encode())
+
+if place:
+    stacks = os.open(place, os.O_WRONLY | os.O_CREAT)
+    signal.signal(signal.SIGUSR1, write_stack)
+    atexit.register(signal.signal, signal.SIGUSR1, signal.SIG_IGN)
+    pathlib.Path(place + ".ready").touch()
+"""
+SMALL = [
+    "experiment=smoke", "data=text", "tokenizer=byte", "optimizer=adafactor", "data.context_length=32", "data.batch_size=4",
+    "model.dropout=0.1", "model.attention_dropout=0.1", "trainer.max_steps=160", "trainer.val_check_interval=20",
+    "trainer.limit_val_batches=1.0", "trainer.log_every_n_steps=1", "callbacks.last.every_n_steps=5",
+    "callbacks.samples.max_new_tokens=20", "callbacks.early_stopping.patience=100", "trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+class Place:
+    """A folder with a text, a cache and runs in outputs/."""
+
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        self.folder, self.outputs = folder, folder / "outputs"
+        self.cache = cache or folder / "cache"
+        (folder / "site").mkdir(parents=True, exist_ok=True)
+        (folder / "site" / "sitecustomize.py").write_text(WATCHED)
+        self.text = self.cache.parent / "text.txt"
+        if not self.text.exists():
+            self.text.write_text(
+                "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(700))
+            )
+        self.count = 0
+
+    def arguments(self, *more: str) -> list[str]:
+        """The whole command line of the small run; later settings win."""
+        return [*SMALL, f"data.path={self.text}", f"outputs={self.outputs}", *more]
+
+    def start(self, *arguments: str, **options: Any) -> "Process":
+        """Start train.py with just these arguments."""
+        self.count += 1
+        return Process(self, list(arguments), self.folder / f"process-{self.count}", **options)
+
+    def run(self, *arguments: str, **options: Any) -> "Process":
+        """Run train.py to its end."""
+        process = self.start(*arguments, **options)
+        process.wait()
+        return process
+
+    def resume(self, **options: Any) -> "Process":
+        """What a user types after a crash; where nothing was begun yet, the same command again."""
+        process = self.start("ckpt_path=last", f"outputs={self.outputs}", **options)
+        if not self.begun():
+            process.wait()
+            assert process.status == 2 and process.sentence(), process.told()
+            process = self.start(*self.arguments(), **options)
+        return process
+
+    def begun(self) -> bool:
+        """Whether the command line of a run is on disk as a whole."""
+        return any(path.read_text().endswith("\n") for path in self.outputs.glob("*/*/.hydra/overrides.yaml"))
+
+    def run_folder(self) -> Path:
+        """The one run with a checkpoint."""
+        found = [path for path in self.outputs.glob("*/*/") if (path / "checkpoints").exists()]
+        assert len(found) == 1, found
+        return found[0]
+
+
+class Process:
+    """One train.py; `status` is what it left with."""
+
+    def __init__(self, place: Place, arguments: list[str], log: Path, watch: bool = True, **options: Any) -> None:
+        self.arguments, self.stacks = arguments, log.with_suffix(".stacks")
+        self._out, self._err, self._read = log.with_suffix(".out"), log.with_suffix(".err"), 0
+        environment = os.environ | {
+            "YINGGEM_CACHE": str(place.cache),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        if watch:
+            environment |= {"PYTHONPATH": str(place.folder / "site"), "STACKS": str(self.stacks)}
+        with open(self._out, "wb") as out, open(self._err, "wb") as err:
+            self.popen = subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"), *arguments], cwd=place.folder, env=environment,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
+            )  # fmt: skip
+
+    @property
+    def status(self) -> int | None:
+        return self.popen.poll()
+
+    def wait(self, seconds: float = 300) -> int:
+        """Until it ends by itself."""
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            raise AssertionError(f"still running after {seconds} s: {self.arguments}") from None
+
+    def told(self) -> str:
+        """Everything it printed."""
+        return self._out.read_text(errors="replace") + self._err.read_text(errors="replace")
+
+    def sentence(self) -> str:
+        """The complaint, when it is one line of it and no traceback; empty otherwise."""
+        lines = self._err.read_text(errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        return errors[0] if len(errors) == 1 and "Traceback" not in self.told() else ""
+
+    def look(self) -> str | None:
+        """The phase it is in now; None before its interpreter is up or when it is over."""
+        if not self.stacks.with_name(self.stacks.name + ".ready").exists() or self.popen.poll() is not None:
+            return None
+        self.popen.send_signal(signal.SIGUSR1)
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end and self.popen.poll() is None:
+            if self.stacks.stat().st_size > self._read:
+                with open(self.stacks, "rb") as file:
+                    file.seek(self._read)
+                    stack = file.read()
+                self._read += len(stack)
+                return phase_of(stack.decode())
+            time.sleep(0.0005)
+        return None
+
+    def hit(self, phase: str, number: int, rng: random.Random, seconds: float = 240) -> bool:
+        """Send signal `number` at a random moment of a phase; False when the process ended before that."""
+        end = time.monotonic() + seconds
+        while self.popen.poll() is None and time.monotonic() < end:
+            if self.look() in (phase, None if phase == "start-up" else phase) and rng.random() < CHANCE[phase]:
+                self.popen.send_signal(number)
+                return True
+            time.sleep(rng.uniform(0.001, 0.01))
+        return False
+
+
+def phase_of(stack: str) -> str:
+    """Which phase the main thread is in, by the functions on its stack."""
+    calls = [call.rpartition(" ") for call in stack.strip().split(";")]
+    names, files = {name for _, _, name in calls}, {file for file, _, _ in calls}
+    if "write_checkpoint" in names:
+        return "checkpoint write"
+    if names & {"append", "write_atomically", "point_latest", "record"} and "token_cache.py" not in files:
+        return "other files"
+    if "finish" in names or "conclude" in names:
+        return "shutdown"
+    if "evaluation_loop.py" in files:
+        return "validation"
+    return "step" if "training_epoch_loop.py" in files else "start-up"
+
+
+def end_state(run: Path) -> dict[str, Any]:
+    """What a run leaves and what must not depend on interruptions."""
+    last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [
+            {name: cell for name, cell in row.items() if name != "tokens_per_second"} for row in csv.DictReader(file)
+        ]
+    return {
+        "step": last["global_step"], "weights": last["state_dict"], "optimizer": last["optimizer_states"],
+        "scheduler": last["lr_schedulers"], "metrics": rows, "samples": (run / "samples.txt").read_bytes(),
+        "best": (best["global_step"], best["state_dict"]),
+    }  # fmt: skip
+
+
+def differences(expected: dict[str, Any], run: Path) -> list[str]:
+    """The names of what differs from an uninterrupted run, and leftovers."""
+    try:
+        found = end_state(run)
+    except Exception as error:
+        return [f"does not load: {error}"]
+    left = [str(path) for path in run.rglob(".*.partial")] + [
+        str(path) for path in run.parent.parent.glob(".*.partial")
+    ]
+    return [name for name in expected if not same(expected[name], found[name])] + left
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal to the last bit, tensors included."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def killed_again_and_again(
+    place: Place, phases: list[str], rng: random.Random, tell: Callable[[str, str], None] = lambda *_: None
+) -> list[str]:
+    """One run, killed once in each of `phases` and continued each time, then left to finish; the phases hit."""
+    hits, process = [], place.start(*place.arguments())
+    for phase in phases:
+        if process.hit(phase, signal.SIGKILL, rng):
+            process.wait()
+            hits.append(phase)
+            process = place.resume()
+        elif process.wait() != 0:
+            raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
+        else:  # it finished first; a finished run is continued, too, and finishes at once
+            process = place.resume()
+    if process.wait() != 0:
+        raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
+    return hits

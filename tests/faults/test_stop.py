@@ -1,0 +1,58 @@
+"""SIGTERM and Ctrl-C: a checkpoint of the step, a sentence with the command that continues, and the same end."""
+
+import random
+import signal
+import time
+
+import pytest
+import torch
+from harness import differences
+
+pytestmark = pytest.mark.slow
+
+
+def command_of(process) -> list[str]:
+    """The arguments of the command that the last line offers."""
+    sentence = process.told().strip().splitlines()[-1]
+    assert sentence.startswith("Stopped") and "Traceback" not in process.told(), process.told()
+    offered = sentence.partition("Continue with: python train.py ")[2]
+    return offered.split()
+
+
+def test_stopped_in_every_phase_the_offered_command_finishes_the_run(place, expected):
+    """One run, stopped by turns with SIGTERM and Ctrl-C."""
+    rng, process = random.Random(3), place.start(*place.arguments())
+    stops = ["start-up", "step", "validation", "start-up", "checkpoint write", "other files", "shutdown"]
+    for turn, phase in enumerate(stops):
+        number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
+        assert process.hit(phase, number, rng), (phase, process.told())
+        assert process.wait(60) == 128 + number, (phase, process.told())
+        if turn == 0:
+            assert "before there was anything to save" in process.told()
+            process = place.resume()
+            continue
+        arguments = command_of(process)
+        if "after step" in process.told():
+            step = int(process.told().partition("Stopped after step ")[2].split(".")[0])
+            last = torch.load(place.run_folder() / "checkpoints" / "last.ckpt", weights_only=True)
+            assert last["global_step"] == step
+            rows = (place.run_folder() / "metrics.csv").read_text().splitlines()
+            assert rows[-1].startswith(f"{step - 1},")
+        else:
+            assert phase in ("start-up", "shutdown")
+        process = place.start(*arguments)
+    assert process.wait() == 0, process.told()
+    assert differences(expected, place.run_folder()) == []
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(place, expected):
+    """The first is given in a validation that takes many seconds; the second does not wait for its end."""
+    slow = ["data.val_fraction=0.4", "data.eval_batch_size=1"]
+    process = place.start(*place.arguments(*slow))
+    assert process.hit("validation", signal.SIGINT, random.Random(0))
+    time.sleep(0.2)
+    assert process.status is None, "the validation should have been longer"
+    process.popen.send_signal(signal.SIGINT)
+    assert process.wait(2) in (-signal.SIGINT, 128 + signal.SIGINT) and "Traceback" not in process.told()
+    process = place.resume()
+    assert process.wait() == 0, process.told()
