@@ -14,8 +14,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from yinggem.command import prepare, run
-from yinggem.run_folder import claim, record
+from yinggem.command import Failed, prepare, run
+from yinggem.kinds import check_kinds
+from yinggem.run_folder import beginning, claim, record
 from yinggem.sweep import attempt
 
 CONF = Path(__file__).parent / "conf"
@@ -28,47 +29,51 @@ def train(cfg: DictConfig) -> float:
     folder, hydra_cfg = Path(cfg.run_dir), HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN:
         return attempt(partial(fit, cfg, folder), folder, Path(hydra_cfg.sweep.dir), CONF)
-    return fit(cfg, folder)
+    try:
+        return fit(cfg, folder)
+    except Exception as error:
+        raise Failed from error
 
 
 def fit(cfg: DictConfig, folder: Path) -> float:
     """Build, train, evaluate, sample; returns the loss of the best checkpoint."""
-    if cfg.ckpt_path == "auto":  # a sweep that is continued: this job may have been stopped, or not begun
-        last = folder / "checkpoints" / "last.ckpt"
-        cfg.ckpt_path = str(last) if last.exists() else None
+    cfg.ckpt_path, start = beginning(cfg.ckpt_path, folder)
     record(folder, Path(cfg.outputs), HydraConfig.get().overrides.task, OmegaConf.to_yaml(cfg))
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    check_kinds(config, CONF)
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
 
     be_quiet()
-    trainer, module, data = build(cfg)
+    trainer, module, data = build(cfg, start)
     begin(trainer, module, data, folder)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    return finish(trainer, module, data, folder, OmegaConf.to_container(cfg, resolve=True))
+    return finish(trainer, module, data, folder, config, start)
 
 
-def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
-    """The trainer, the module and the data of a configuration."""
+def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
+    """The trainer, the module and the data of a configuration; loggers go on from step `start`."""
     from lightning.pytorch import seed_everything
 
-    from yinggem.checkpoint import read_checkpoint
+    from yinggem.memory import check_memory
     from yinggem.module import LanguageModule
     from yinggem.transformer import Transformer
 
-    start = read_checkpoint(cfg.ckpt_path).get("global_step", 0) if cfg.ckpt_path else 0
     seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.data, tokenizer=instantiate(cfg.tokenizer), seed=cfg.seed)
     data.setup()
-    model = Transformer(instantiate(cfg.model, vocab_size=data.tokenizer.vocab_size), cfg.attention_backend)
+    config = instantiate(cfg.model, vocab_size=data.tokenizer.vocab_size)
+    check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
+    model = Transformer(config, cfg.attention_backend)
     if cfg.compile:
         for block in model.blocks:
             block.compile()  # in place: the state dict keeps its names
     optimizer, scheduler = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
     module = LanguageModule(model, data.tokenizer, optimizer, scheduler, data.context_length, cfg.seed)
     loggers, callbacks = (
-        [instantiate(entry) for entry in (cfg[group] or {}).values()] for group in ("logger", "callbacks")
+        [instantiate(entry) for entry in (cfg[group] or {}).values() if entry] for group in ("logger", "callbacks")
     )
     for logger in loggers:
-        if start and hasattr(logger, "resume_at"):
+        if start > 0 and hasattr(logger, "resume_at"):
             logger.resume_at(start)
     profiler = instantiate(cfg.profiler) if cfg.get("profiler") else None
     own = {"logger": loggers, "callbacks": callbacks, "profiler": profiler, "default_root_dir": cfg.run_dir}

@@ -1,4 +1,4 @@
-"""What a person looks at while a model trains: text samples, throughput, the loss curve, the progress bar."""
+"""What a person looks at while a model trains: text samples, throughput, the loss curve; when to stop."""
 
 import re
 import time
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from yinggem.completion import complete_text
-from yinggem.files import write_atomically
+from yinggem.files import append, write_atomically
 from yinggem.loggers import read_metrics
 from yinggem.module import LanguageModule
 from yinggem.sampling import Sampling, default_repetition_penalty
@@ -52,9 +52,8 @@ class TextSamples(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the samples that a continued run will draw again."""
         if trainer.is_global_zero and self.path.exists() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_atomically(
-                self.path, trim_samples(self.path.read_text(encoding="utf-8"), trainer.global_step).encode()
-            )
+            text = self.path.read_bytes().decode(errors="surrogateescape")  # the last sample may be cut anywhere
+            write_atomically(self.path, trim_samples(text, trainer.global_step).encode(errors="surrogateescape"))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw and write one."""
@@ -62,8 +61,7 @@ class TextSamples(Callback):
             return
         assert isinstance(pl_module, LanguageModule)
         text = self.text(pl_module)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(f"=== step {trainer.global_step} ===\n{text.strip()}\n\n")
+        append(self.path, f"=== step {trainer.global_step} ===\n{text.strip()}\n\n")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 indented = "\n".join("    " + line for line in text.splitlines())  # Markdown for text as it is
@@ -142,16 +140,14 @@ def draw_loss_curve(folder: Path) -> Path | None:
     return path
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's rich progress bar with the losses beside it."""
+class EarlyStopping(pl.callbacks.EarlyStopping):
+    """Lightning's, that knows in a continued run when it has stopped already, and lets the patience be changed."""
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        last = self.trainer.max_epochs
-        return f"Epoch {current_epoch + 1}" + (f"/{last}" if last and last > 0 else "")
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """All but the patience, which the configuration decides."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The newest losses."""
-        metrics = trainer.callback_metrics
-        shown = {name: f"{float(metrics[name]):.3f}" for name in ("val/loss", "val/bits_per_byte") if name in metrics}
-        loss = getattr(pl_module, "latest_loss", None)
-        return ({"train/loss": f"{loss:.3f}"} if loss is not None else {}) | shown
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop where the run stopped before."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True

@@ -1,23 +1,30 @@
 """The command line of train.py around Hydra: continuing runs, and errors as sentences."""
 
+import contextlib
 import os
+import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from yinggem.arguments import only_shows, quoted, tidy
 from yinggem.errors import StopRequested, UserError
-from yinggem.friendly import explain
-from yinggem.run_folder import find_resumption
+from yinggem.friendly import causes, explain
+from yinggem.run_folder import find_resumption, forget_folders, recorded, withdraw
 from yinggem.sweep import begun, conclude, old_sweep
 
-INTERRUPTED = 128 + signal.SIGINT
+
+class Failed(BaseException):
+    """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
 
 
 def prepare(arguments: list[str]) -> Callable[[], list[str]]:
     """What Hydra should see of the command line, computed where its errors are caught."""
-    return lambda: continued(arguments)
+    return lambda: continued(tidy(arguments))
 
 
 def continued(arguments: list[str]) -> list[str]:
@@ -29,10 +36,10 @@ def continued(arguments: list[str]) -> list[str]:
     wanted = [argument.partition("=")[2] for argument in arguments if argument.startswith("ckpt_path=")]
     if not wanted or wanted[-1] in ("null", ""):
         return arguments
-    name = wanted[-1].strip("'\"")
+    name = unquoted(wanted[-1])
     others = [argument for argument in arguments if not argument.startswith("ckpt_path=")]
     named = [argument.partition("=")[2] for argument in others if argument.startswith("outputs=")]
-    outputs = Path(named[-1] if named else "outputs")
+    outputs = Path(unquoted(named[-1]) if named else "outputs")
     if any(argument in ("-m", "--multirun") for argument in arguments):
         folder, overrides = old_sweep(name, outputs)
         return [*overrides, *others, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
@@ -63,41 +70,82 @@ def check_readable(checkpoint: Path) -> None:
                 continue
             raise UserError(
                 f"{str(error).partition('; use')[0]}; the newest good one of this run is {other}: "
-                f"continue from it with `python train.py ckpt_path={other}`."
+                f"continue from it with `python train.py ckpt_path={shlex.quote(str(other))}`."
             ) from None
         raise
 
 
-def quoted(path: Path) -> str:
-    """A path as a value of Hydra's override grammar."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+def unquoted(value: str) -> str:
+    """The inverse of `yinggem.arguments.quoted`, for a value that may be in quotes."""
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return value
+    quote = value[0]
+    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
 
 
 def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path) -> int:
     """Run the command; errors are one sentence and status 2, a stop names the command that continues."""
-    show_traceback = bool(os.environ.get("YINGGEM_TRACEBACK"))
+    full, ours = (os.environ.get(name, "") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
     try:
-        sys.argv[1:] = arguments()
-        train()
-        return conclude()
-    except KeyboardInterrupt:
-        print(f"\nInterrupted before there was anything to save.{how_to_continue(None)}", file=sys.stderr)
-        return INTERRUPTED
+        with stopping_on_signals():
+            sys.argv[1:] = arguments()
+            forget_folders(only_shows(sys.argv[1:]))
+            train()
+            withdraw()  # of trainer.fast_dev_run, which leaves nothing
+            return conclude()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 2
     except StopRequested as stop:
-        print(f"\nStopped after step {stop.step:,}.{how_to_continue(stop.path)}", file=sys.stderr)
+        where = "." if stop.step is None else f" after step {stop.step:,}."
+        hint = how_to_continue(stop.path or last_checkpoint())
+        print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
         return 128 + stop.signum
-    except Exception as error:
-        if show_traceback:
-            raise
-        print(f"error: {explain(error, conf)}", file=sys.stderr)
-        return 2
+    except (Exception, Failed) as failure:
+        carried = failure.__cause__ if isinstance(failure, Failed) else None
+        if any(value not in ("", "0") for value in (full, ours)):
+            traceback.print_exception(carried or failure)
+        return refuse(carried or failure, conf)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def refuse(error: BaseException, conf: Path) -> int:
+    """Say what is wrong, leave no trace of a run that never began, return the exit status."""
+    refused = any(isinstance(part, OSError) for cause in causes(error) for part in (cause, cause.__context__))
+    saved = last_checkpoint() if refused else None  # the disk, most likely: with room on it the run can go on
+    print(f"error: {explain(error, conf)}{how_to_continue(saved) if saved else ''}", file=sys.stderr)
+    withdraw()
+    return 2
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
+
+    def leave(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise StopRequested(signum)
+
+    try:
+        before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are its owner's
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def last_checkpoint() -> Path | None:
+    """What the run of this process could be continued from now."""
+    path = recorded[-1] / "checkpoints" / "last.ckpt" if recorded else None
+    return path if path and path.exists() else None
 
 
 def how_to_continue(checkpoint: Path | None) -> str:
     """The command that takes up a stopped sweep or run."""
     if begun:
-        return f" Continue the sweep with: python train.py -m ckpt_path={begun[-1]}"
-    return f" Continue with: python train.py ckpt_path={checkpoint}" if checkpoint else ""
+        return f" Continue the sweep with: python train.py -m ckpt_path={shlex.quote(str(begun[-1]))}"
+    return f" Continue with: python train.py ckpt_path={shlex.quote(str(checkpoint))}" if checkpoint else ""

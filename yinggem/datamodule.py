@@ -196,6 +196,12 @@ class TextDataModule(LightningDataModule):
             raise UserError(f"The validation split of {name} is empty; raise data.val_fraction or use a longer text.")
         self.split = split
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets in a training batch of one device; an epoch smaller than a batch is one smaller batch."""
+        windows = (len(self._tokenized().train) - 1) // self.context_length
+        return min(self.batch_size, windows) * self.context_length
+
     def train_dataloader(self) -> WindowLoader:
         """This rank's training windows, in an order that depends on (seed, epoch)."""
         split, (rank, ranks) = self._tokenized(), self._place()

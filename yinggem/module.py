@@ -14,7 +14,7 @@ from yinggem.checkpoint import metadata
 from yinggem.datamodule import Batch
 from yinggem.errors import UserError
 from yinggem.loss import bits_per_byte, next_token_loss, perplexity
-from yinggem.optim import parameter_groups
+from yinggem.optim import make_optimizer
 from yinggem.tokenizer import Tokenizer
 from yinggem.transformer import Transformer
 
@@ -50,6 +50,7 @@ class LanguageModule(LightningModule):
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
         self.context_length = context_length
         self._optimizer, self._scheduler = optimizer, scheduler
+        make_optimizer(optimizer, scheduler, model, total_steps=1)  # refuses bad values before anything is written
         self._uses_dropout = bool(model.config.dropout or model.config.attention_dropout)
         lengths = torch.from_numpy(tokenizer.token_byte_lengths.astype(np.int64))
         self.token_bytes: Tensor
@@ -173,11 +174,9 @@ class LanguageModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule over the whole run, stepped after every optimizer step."""
-        decay = getattr(self._optimizer, "keywords", {}).get("weight_decay", 0.0)
-        optimizer = self._optimizer(parameter_groups(self.model, decay))
         steps = self.trainer.estimated_stepping_batches
         total = int(steps) if math.isfinite(steps) and steps > 0 else 1 << 60  # bounded by time or patience alone
-        scheduler = self._scheduler(optimizer, total_steps=total)
+        optimizer, scheduler = make_optimizer(self._optimizer, self._scheduler, self.model, total)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

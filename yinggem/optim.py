@@ -76,6 +76,24 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def make_optimizer(
+    optimizer: Callable[..., Optimizer], scheduler: Callable[..., Any], model: nn.Module, total_steps: int
+) -> tuple[Optimizer, Any]:
+    """Both, from their partial constructors; UserError naming the group whose values they refuse."""
+    decay = getattr(optimizer, "keywords", {}).get("weight_decay") or 0.0
+    made = _named("optimizer", lambda: optimizer(parameter_groups(model, decay)))
+    return made, _named("scheduler", lambda: scheduler(made, total_steps=total_steps))
+
+
+def _named(group: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{group} does not take these values: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+
 def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
     """A linear rise over `warmup_steps`, then the full rate. lr 1e-2 with 10,000 steps is min(1e-6 t, 1e-2)."""
     _check_warmup(warmup_steps)

@@ -48,15 +48,25 @@ def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, fol
     print(
         f"Model      {count:,} parameters: {config.num_hidden_layers} layers of {config.hidden_size}, "
         f"window {config.attention_window or 'full'}\n"
-        f"Text       {data.path or data.source}: {len(data.split.train):,} tokens to train on, "
+        f"Text       {shown(Path(data.path)) if data.path else data.source}: {len(data.split.train):,} tokens to train on, "
         f"{len(data.split.val):,} to validate ({data.tokenizer.name}, {data.tokenizer.vocab_size:,} kinds)\n"
         f"Run        {shown(folder)}",
         flush=True,
     )
 
 
-def finish(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, config: Any) -> float:
-    """Evaluate and sample the best checkpoint, log hyper-parameters with the result; returns its loss."""
+def finish(
+    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, config: Any, start: int = -1
+) -> float:
+    """Evaluate and sample the best checkpoint, log hyper-parameters with the result; returns its loss.
+
+    Args:
+        start: the step that the run was continued from.
+    """
+    if trainer.is_global_zero and trainer.fast_dev_run:  # type: ignore[attr-defined]
+        print("One batch of training and one of validation went well; nothing was saved.")
+    if trainer.is_global_zero and trainer.global_step == start:
+        print(f"This run was finished already, after {start:,} steps; raise trainer.max_steps, max_epochs or max_time.")
     best = next((folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")
                  if (folder / "checkpoints" / name).exists()), None)  # fmt: skip
     if best is None or not trainer.is_global_zero or data.split is None:

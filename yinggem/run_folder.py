@@ -1,6 +1,8 @@
 """Run folders: a new one for every run, the way to the newest, and what is needed to continue in an old one."""
 
+import contextlib
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,19 @@ from yinggem.errors import UserError
 from yinggem.files import write_atomically
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
+recorded: list[Path] = []  # run folders of this process, the present one last
 _claimed: dict[str, str] = {}  # Hydra resolves a folder several times in a process
+_latest_before: dict[Path, str] = {}  # by run folder: where outputs/latest led before
+_only_shows = False
+
+
+def forget_folders(only_shows: bool) -> None:
+    """Begin a command: it has claimed nothing yet, and one that trains nothing claims nothing."""
+    global _only_shows
+    _only_shows = only_shows
+    for memory in (_claimed, _latest_before):
+        memory.clear()
+    recorded.clear()
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,8 @@ class Resumption:
 
 def claim(folder: str) -> str:
     """Create `folder`, or the first of folder-2, folder-3, ... that does not exist yet: never another run's."""
+    if _only_shows:
+        return folder
     if folder not in _claimed:
         number, free = 1, folder
         while True:
@@ -43,9 +59,11 @@ def claim(folder: str) -> str:
 
 def point_latest(outputs: Path, folder: Path) -> None:
     """Let outputs/latest lead to this run: a link, or a text file where the file system has no links."""
+    if not folder.resolve().is_relative_to(outputs.resolve()):
+        return  # a run from elsewhere is continued here
     latest, target = outputs / "latest", os.path.relpath(folder, outputs)
     outputs.mkdir(parents=True, exist_ok=True)
-    temporary = outputs / f".latest.{os.getpid()}"
+    temporary = outputs / f".latest.{os.getpid()}-{secrets.token_hex(4)}.partial"
     try:
         temporary.unlink(missing_ok=True)
         os.symlink(target, temporary, target_is_directory=True)
@@ -77,20 +95,48 @@ def find_resumption(wanted: str, outputs: Path = Path("outputs")) -> Resumption:
         folder = path if path.is_dir() else path.parent.parent
         if path.is_file():
             return Resumption(folder, path, read_overrides(folder))
+        if not (folder / OVERRIDES).is_file() and not (folder / "checkpoints" / "last.ckpt").is_file():
+            raise UserError(
+                f"{wanted} is not the folder of a run; name one such as outputs/DATE/TIME, or a checkpoint."
+            )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     return Resumption(folder, checkpoint if checkpoint.exists() else None, read_overrides(folder))
 
 
+def beginning(wanted: str | None, folder: Path) -> tuple[str | None, int]:
+    """The checkpoint that a run goes on from and the step it was taken after; (None, -1) for a new run.
+
+    Args:
+        wanted: a file; or "auto" in a sweep that is continued, where this job may have been stopped or not begun.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if wanted is None or (wanted == "auto" and not last.exists()):
+        return None, -1
+    from yinggem.checkpoint import read_checkpoint  # brings torch, which --cfg and many errors can do without
+
+    path = str(last) if wanted == "auto" else wanted
+    return path, int(read_checkpoint(path).get("global_step", 0))
+
+
 def read_overrides(folder: Path) -> list[str]:
-    """The command line a run was started with, without where it ran and what it continued; [] when unknown."""
+    """The command line a run was started with, without where it ran and what it continued; [] when unknown.
+
+    Raises:
+        UserError: it was not written whole: the run was killed in its first moment.
+    """
     import yaml
 
     try:
         lines = yaml.safe_load((folder / OVERRIDES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
     except (OSError, ValueError, yaml.YAMLError):
-        return []
+        lines = None
     if not isinstance(lines, list):
-        return []
+        raise UserError(
+            f"{folder / OVERRIDES} is damaged, so how this run was started is unknown; start it again, "
+            "or name its checkpoint in another folder with all the overrides."
+        )
     return [line for line in lines if isinstance(line, str) and not line.startswith(("ckpt_path=", "hydra."))]
 
 
@@ -102,4 +148,37 @@ def record(folder: Path, outputs: Path, overrides: Iterable[str], config: str) -
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".hydra" / "config.yaml", config.encode())
     write_atomically(folder / OVERRIDES, yaml.safe_dump(kept).encode())
+    _latest_before.setdefault(folder.resolve(), _led_to(outputs / "latest"))
     point_latest(outputs, folder)
+    recorded.append(folder)
+
+
+def withdraw() -> None:
+    """Undo the folder of a run that failed before it began, and let outputs/latest lead where it led before."""
+    for folder in map(Path, _claimed.values()):
+        if {path.name for path in _entries(folder)} - {".hydra"}:
+            continue
+        for path in _entries(folder / ".hydra"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if (folder / ".hydra").is_dir():
+                (folder / ".hydra").rmdir()
+            folder.rmdir()
+            folder.parent.rmdir()  # the day's, if this was its only run
+        outputs, before = folder.parent.parent, _latest_before.get(folder.resolve())
+        if before:
+            point_latest(outputs, outputs / before)
+        elif before is not None:
+            (outputs / "latest").unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _led_to(latest: Path) -> str:
+    """Where outputs/latest leads now, relative to outputs; empty when nowhere."""
+    try:
+        return os.readlink(latest) if latest.is_symlink() else latest.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,12 +1,14 @@
 """Lightning's Trainer with the names people type, atomic checkpoints and room for bad steps."""
 
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from yinggem.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
@@ -60,6 +62,7 @@ class Trainer(pl.Trainer):
         self.skip_bad_steps = skip_bad_steps
         plugins = [AtomicCheckpointIO(), *(options.pop("plugins", None) or [])]
         super().__init__(precision=name, plugins=plugins, use_distributed_sampler=False, **options)  # type: ignore[arg-type]
+        _check_processes(self)
         check_precision(name, self.strategy.root_device)
 
 
@@ -72,9 +75,28 @@ def _check_limits(options: dict[str, Any]) -> None:
         value = options.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"trainer.{name} must be a whole number from 1 on, not {value!r}.")
+    interval = options.get("val_check_interval")
+    if interval is not None and (isinstance(interval, bool) or not interval > 0):
+        raise UserError(
+            f"trainer.val_check_interval must be a part of an epoch from 0 to 1, or a number of batches, "
+            f"not {interval!r}."
+        )
     clip = options.get("gradient_clip_val")
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 <= clip < math.inf):
         raise UserError(f"trainer.gradient_clip_val must be a number from 0 on, or null, not {clip!r}.")
+
+
+def _check_processes(trainer: pl.Trainer) -> None:
+    """Nothing is started yet: refuse more processes than this machine has cores, and waiting for nobody."""
+    cores = os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
+        raise UserError(f"trainer.devices={trainer.num_devices} is more than the {cores} cores here; lower it.")
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes} needs MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment "
+            "of every node, or a launcher such as Slurm or torchrun that sets them."
+        )
 
 
 def check_precision(name: str, device: torch.device) -> None:

@@ -1,0 +1,81 @@
+"""The words after `train.py`: Hydra's flags told from settings, and paths taken as they are written."""
+
+import argparse
+import os
+import re
+
+from yinggem.cli import Parser
+
+PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
+FLAGS: dict[tuple[str, ...], dict[str, object]] = {
+    ("--help", "-h"): {"action": "store_true"},
+    ("--hydra-help",): {"action": "store_true"},
+    ("--version",): {"action": "store_true"},
+    ("--cfg", "-c"): {"choices": ("job", "hydra", "all")},
+    ("--resolve",): {"action": "store_true"},
+    ("--package", "-p"): {},
+    ("--run", "-r"): {"action": "store_true"},
+    ("--multirun", "-m"): {"action": "store_true"},
+    ("--shell-completion", "-sc"): {"action": "store_true"},
+    ("--config-path", "-cp"): {},
+    ("--config-name", "-cn"): {},
+    ("--config-dir", "-cd"): {},
+    ("--info", "-i"): {"nargs": "?", "const": "all"},
+}
+
+
+def tidy(arguments: list[str]) -> list[str]:
+    """The same words in the order and the grammar that Hydra reads: flags first, paths in quotes.
+
+    Raises:
+        SystemExit: status 2 after one sentence, for a flag there is not.
+    """
+    parser = Parser("train.py", add_help=False, allow_abbrev=False)
+    for names, options in FLAGS.items():
+        parser.add_argument(*names, **options)  # type: ignore[arg-type]
+    parser.add_argument("settings", nargs="*")
+    found = parser.parse_intermixed_args(arguments)
+    flags = _flags(found)
+    if found.hydra_help or found.version:
+        return flags  # Hydra would look for our settings in a configuration of its own
+    return [*flags, *(quote_path(setting, found.multirun) for setting in found.settings)]
+
+
+def only_shows(arguments: list[str]) -> bool:
+    """Whether the command prints something and trains nothing."""
+    shows = {name for names in FLAGS for name in names} - {"--run", "-r", "--multirun", "-m"}
+    return any(argument.partition("=")[0] in shows for argument in arguments if argument.startswith("-"))
+
+
+def _flags(found: argparse.Namespace) -> list[str]:
+    words = []
+    for names in FLAGS:
+        value = getattr(found, names[0].lstrip("-").replace("-", "_"))
+        if value is True:
+            words.append(names[0])
+        elif value:
+            words.append(f"{names[0]}={value}")
+    return words
+
+
+def quote_path(setting: str, multirun: bool = False) -> str:
+    """A setting that names a path, with the path in quotes where Hydra's grammar would read it as something else."""
+    name, equals, value = setting.partition("=")
+    if name.lstrip("+") not in PATHS or not equals or not value or value in ("null", "None"):
+        return setting
+    if value[0] in "'\"" or "${" in value or (multirun and "," in value and not os.path.exists(value)):
+        return setting  # already in quotes; an interpolation; several paths, one for each job
+    value = os.path.expanduser(value)
+    if name.startswith("data."):
+        value = os.path.abspath(value)  # the run may be continued from another folder
+    plain = re.fullmatch(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS
+    return f"{name}={value if plain else quoted(value)}"
+
+
+_WORDS = ("true", "false", "nan", "inf", "infinity", "null", "none", "yes", "no", "on", "off")
+
+
+def quoted(value: object) -> str:
+    """A text as a value of Hydra's override grammar, in which backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
+    return f"'{escaped}'"
