@@ -22,6 +22,7 @@ HOUSE = [
     "token_cache",
     "corpus",
     "datamodule",
+    "products",
     "layers",
     "rope",
     "attention",

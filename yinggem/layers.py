@@ -6,32 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yinggem.products import linear
+
 
 class Linear(nn.Linear):
-    """nn.Linear that reads its matrix at the speed of memory when it is given one row, as in decoding."""
+    """nn.Linear by the kernels of `yinggem.products`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        one_row = x.numel() == self.in_features and x.dtype == torch.float32 and x.device.type == "cpu"
-        if one_row and not torch.is_grad_enabled() and type(self.weight) is nn.Parameter:
-            return multiply_row(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
-
-
-def multiply_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., in) with one row, weight (out, in) -> (..., out), the rows of `weight` shared out among the threads.
-
-    MKL multiplies a matrix and a vector on one thread (13 GB/s of the 35 that two cores read); a batch of matrices
-    it spreads over all of them.
-    """
-    threads = torch.get_num_threads()
-    shared = len(weight) // threads * threads
-    parts = weight[:shared].view(threads, -1, weight.size(1))
-    column = x.reshape(1, -1).t()  # strides (1, in): with (1, 1) bmm takes a path five times slower
-    out = torch.bmm(parts, column.expand(threads, -1, 1)).flatten()
-    if shared < len(weight):
-        out = torch.cat((out, torch.mv(weight[shared:], x.flatten())))
-    return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
+        return linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -45,10 +45,11 @@ def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, fol
     if not trainer.is_global_zero or data.split is None:
         return
     count, config = module.model.parameters_count, module.model.config
+    text = shown(Path(data.path)) if data.path else data.source
     print(
         f"Model      {count:,} parameters: {config.num_hidden_layers} layers of {config.hidden_size}, "
         f"window {config.attention_window or 'full'}\n"
-        f"Text       {shown(Path(data.path)) if data.path else data.source}: {len(data.split.train):,} tokens to train on, "
+        f"Text       {text}: {len(data.split.train):,} tokens to train on, "
         f"{len(data.split.val):,} to validate ({data.tokenizer.name}, {data.tokenizer.vocab_size:,} kinds)\n"
         f"Run        {shown(folder)}",
         flush=True,

@@ -3,13 +3,13 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yinggem.attention import attention
 from yinggem.config import ModelConfig
 from yinggem.kv_cache import KVCache
 from yinggem.layers import GeGLU, Linear, RMSNorm
+from yinggem.products import linear
 from yinggem.rope import rotary_angles, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -72,7 +72,7 @@ class TiedHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> logits (..., V)."""
-        return F.linear(hidden, self.weight, self.bias)
+        return linear(hidden, self.weight, self.bias)
 
 
 class Transformer(nn.Module):

@@ -21,7 +21,8 @@ import torch
 ROOT = Path(__file__).parents[2]
 PHASES = ("start-up", "step", "validation", "checkpoint write", "other files", "shutdown")
 # The chance to be hit at a look (about every 6 ms) in which the phase is the wanted one: early and late both happen.
-CHANCE = {"start-up": 0.01, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3, "shutdown": 0.1}  # fmt: skip
+CHANCE = {"start-up": 0.01, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3,
+          "shutdown": 0.1}  # fmt: skip
 WATCHED = """import atexit, os, pathlib, signal
 place = os.environ.get("STACKS")
 
@@ -39,10 +40,11 @@ if place:
     pathlib.Path(place + ".ready").touch()
 """
 SMALL = [
-    "experiment=smoke", "data=text", "tokenizer=byte", "optimizer=adafactor", "data.context_length=32", "data.batch_size=4",
+    "experiment=smoke", "data=text", "tokenizer=byte", "optimizer=adafactor", "data.context_length=32",
     "model.dropout=0.1", "model.attention_dropout=0.1", "trainer.max_steps=160", "trainer.val_check_interval=20",
     "trainer.limit_val_batches=1.0", "trainer.log_every_n_steps=1", "callbacks.last.every_n_steps=5",
-    "callbacks.samples.max_new_tokens=20", "callbacks.early_stopping.patience=100", "trainer.accelerator=cpu",
+    "callbacks.samples.max_new_tokens=20", "data.batch_size=4", "callbacks.early_stopping.patience=100",
+    "trainer.accelerator=cpu",
 ]  # fmt: skip
 
 
@@ -107,6 +109,7 @@ class Process:
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a limit on file sizes must not cut what other processes import
         if watch:
             environment |= {"PYTHONPATH": str(place.folder / "site"), "STACKS": str(self.stacks)}
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
@@ -155,9 +158,10 @@ class Process:
 
     def hit(self, phase: str, number: int, rng: random.Random, seconds: float = 240) -> bool:
         """Send signal `number` at a random moment of a phase; False when the process ended before that."""
+        wanted = {phase} | ({None, "launch"} if phase == "start-up" and number == signal.SIGKILL else set())
         end = time.monotonic() + seconds
         while self.popen.poll() is None and time.monotonic() < end:
-            if self.look() in (phase, None if phase == "start-up" else phase) and rng.random() < CHANCE[phase]:
+            if self.look() in wanted and rng.random() < CHANCE[phase]:
                 self.popen.send_signal(number)
                 return True
             time.sleep(rng.uniform(0.001, 0.01))
@@ -166,8 +170,10 @@ class Process:
 
 def phase_of(stack: str) -> str:
     """Which phase the main thread is in, by the functions on its stack."""
-    calls = [call.rpartition(" ") for call in stack.strip().split(";")]
+    calls = [tuple(call.rpartition(" ")) for call in stack.strip().split(";")]
     names, files = {name for _, _, name in calls}, {file for file, _, _ in calls}
+    if ("command.py", " ", "run") not in calls:
+        return "launch"  # Python and Hydra are being loaded
     if "write_checkpoint" in names:
         return "checkpoint write"
     if names & {"append", "write_atomically", "point_latest", "record"} and "token_cache.py" not in files:

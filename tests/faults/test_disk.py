@@ -1,0 +1,111 @@
+"""The disk fills, the folder becomes read-only, the data vanish while a run is under way."""
+
+import random
+import resource
+import shutil
+import subprocess
+import time
+from contextlib import ExitStack
+
+import pytest
+from harness import Place, differences
+
+from yinggem.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def small_disk(tmp_path, straight):
+    """A place whose runs are on a file system of their own; skipped where mounting is not allowed."""
+    place = Place(tmp_path, straight[0])
+    place.outputs.mkdir()
+    with ExitStack() as stack:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place.outputs)]
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("mounting is not allowed here")
+        stack.callback(subprocess.run, ["umount", "-l", str(place.outputs)])
+        yield place
+
+
+def remount(place: Place, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place.outputs)], check=True)
+
+
+def wait_for_checkpoint(place: Place, process) -> None:
+    end = time.monotonic() + 120
+    while not list(place.outputs.glob("*/*/checkpoints/best.ckpt")) and time.monotonic() < end:
+        assert process.status is None, process.told()
+        time.sleep(0.01)
+
+
+def assert_ended_well(place: Place, process, reason: str) -> None:
+    assert process.wait(120) == 2 and process.sentence(), process.told()
+    assert reason in process.sentence() and "Cannot write" in process.sentence(), process.told()
+    assert process.told().count(reason) == 1, process.told()  # no second complaint, of TensorBoard's thread or another
+    read_checkpoint(place.run_folder() / "checkpoints" / "last.ckpt")
+    assert f"ckpt_path={place.run_folder()}/checkpoints/last.ckpt" in process.sentence(), process.told()
+
+
+def test_a_disk_that_fills_while_training(small_disk, expected):
+    """Whoever writes next meets it; with room again, the run is continued to the same end, several times."""
+    place, process = small_disk, None
+    for turn in range(4):
+        process = place.resume() if turn else place.start(*place.arguments())
+        wait_for_checkpoint(place, process)
+        assert process.hit(("step", "validation")[turn % 2], 0, random.Random(turn))  # signal 0: just wait for it
+        filler = place.outputs / "filler"
+        with open(filler, "wb") as file, pytest.raises(OSError):
+            for size in (1 << 16, 1 << 12, 1):
+                while size > 1 or turn > 1:  # at times some bytes are left, and what is written is cut in the middle
+                    file.write(b"x" * size)
+                    file.flush()
+            raise OSError
+        assert_ended_well(place, process, "No space left on device")
+        filler.unlink()
+    assert place.resume().wait() == 0
+    assert differences(expected, place.run_folder()) == []
+
+
+def test_a_folder_that_becomes_read_only(small_disk, expected):
+    process = small_disk.start(*small_disk.arguments())
+    wait_for_checkpoint(small_disk, process)
+    # a file system with open files refuses to become read-only: a bind mount over the run hides it all the same
+    run = str(small_disk.run_folder())
+    subprocess.run(["mount", "--bind", run, run], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", run], check=True)
+        assert_ended_well(small_disk, process, "Read-only file system")
+    finally:
+        subprocess.run(["umount", "-l", run], check=True)
+    assert small_disk.resume().wait() == 0
+    assert differences(expected, small_disk.run_folder()) == []
+
+
+@pytest.mark.parametrize("kilobytes", [3, 20, 200])
+def test_files_may_not_grow(place, kilobytes):
+    """A limit on file sizes, where nothing can be mounted: it stops the first record, or checkpoints."""
+    limit = (kilobytes << 10, kilobytes << 10)
+    process = place.start(*place.arguments(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert process.wait() == 2 and "File too large" in process.sentence(), process.told()
+    for path in place.outputs.rglob("*.ckpt"):
+        read_checkpoint(path)
+
+
+def test_data_that_vanish_do_not_stop_a_run_but_its_continuation(place, expected, tmp_path):
+    """What is trained on is held open; a run that is continued needs the text, and says which."""
+    text = tmp_path / "own.txt"
+    shutil.copy(place.text, text)
+    process = place.start(*place.arguments(f"data.path={text}"))
+    wait_for_checkpoint(place, process)
+    process.hit("step", 15, random.Random(0))
+    process.wait()
+    text.rename(tmp_path / "away.txt")
+    process = place.resume()
+    assert process.wait() == 2 and str(text) in process.sentence(), process.told()
+    (tmp_path / "away.txt").rename(text)
+    process = place.resume()
+    process.hit("step", 0, random.Random(0))
+    text.unlink()
+    assert process.wait() == 0, process.told()
+    assert differences(expected, place.run_folder()) == []

@@ -1,0 +1,46 @@
+"""Numbers that overflow for real: the run stops with step, learning rate and the last good checkpoint named."""
+
+import csv
+import math
+import re
+
+import pytest
+from harness import Place
+
+from yinggem.checkpoint import load_model
+
+pytestmark = pytest.mark.slow
+ABSURD = ["optimizer=adamw", "optimizer.lr=1e36", "scheduler=constant"]
+
+
+def rows(place: Place) -> list[dict[str, str]]:
+    (path,) = place.outputs.glob("*/*/metrics.csv")
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_an_absurd_learning_rate_stops_the_run(place):
+    process = place.run(*place.arguments(*ABSURD))
+    sentence = process.sentence()
+    assert process.status == 2 and re.search(r"at step \d+ with learning rate 1e\+36", sentence), process.told()
+    assert "no good checkpoint was written yet" in sentence and "skip_bad_steps" in sentence
+
+
+def test_a_rate_that_grows_names_the_last_good_checkpoint(place):
+    """The warm-up reaches an absurd rate only after the first validations."""
+    options = ["optimizer=adamw", "optimizer.lr=1e3", "scheduler=warmup_cosine", "scheduler.warmup_steps=160",
+               "trainer.gradient_clip_val=null"]  # fmt: skip
+    process = place.run(*place.arguments(*options))
+    if process.status == 0:
+        pytest.skip("AdamW survived that rate")
+    match = re.search(r"at step (\d+) with learning rate \S+; the last good checkpoint is (\S+):", process.sentence())
+    assert process.status == 2 and match, process.told()
+    model, _ = load_model(match[2])
+    assert all(bool(weights.isfinite().all()) for weights in model.parameters())
+    assert all(math.isfinite(float(row["val/loss"])) for row in rows(place) if row["val/loss"])
+
+
+def test_bad_steps_are_skipped_and_counted(place):
+    process = place.run(*place.arguments(*ABSURD, "trainer.skip_bad_steps=3", "callbacks.last.every_n_steps=null"))
+    assert process.status == 2 and process.sentence(), process.told()
+    assert max(float(row["skipped_steps"] or 0) for row in rows(place)) == 3

@@ -1,0 +1,58 @@
+"""train.py, in this process or another, on a text small enough to train on in a second."""
+
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+from yinggem.command import prepare, run
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(150))
+SMALL = [
+    "experiment=smoke", "data=text", "data.context_length=32", "data.batch_size=4", "trainer.accelerator=cpu",
+    "callbacks.samples.max_new_tokens=10", "trainer.limit_val_batches=1.0",
+]  # fmt: skip
+
+
+class Done(NamedTuple):
+    """How a command ended and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    def refused(self) -> str:
+        """The one sentence of a command that was refused."""
+        assert self.status == 2, self
+        assert self.err.startswith("error: ") and self.err.endswith((".\n", "?\n")), self.err
+        assert self.err.count("\n") == 1 and "Traceback" not in self.err + self.out, self.err
+        return self.err
+
+
+def here(*arguments: object) -> Done:
+    """Run the command in this process."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    import train
+
+    out, err, argv = StringIO(), StringIO(), sys.argv[:]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            status = run(train.train, prepare([str(argument) for argument in arguments]), CONF)
+    finally:
+        sys.argv[:] = argv
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def elsewhere(*arguments: object, cwd: Path, **environment: str) -> Done:
+    """Run the command as a user does, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, env=os.environ | environment, timeout=600,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
