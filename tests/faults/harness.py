@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 PHASES = ("start-up", "step", "validation", "checkpoint write", "other files", "shutdown")
 # The chance to be hit at a look (about every 6 ms) in which the phase is the wanted one: early and late both happen.
-CHANCE = {"start-up": 0.01, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3,
+CHANCE = {"start-up": 0.03, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3,
           "shutdown": 0.1}  # fmt: skip
 WATCHED = """import atexit, os, pathlib, signal
 place = os.environ.get("STACKS")
@@ -227,15 +227,16 @@ def killed_again_and_again(
 ) -> list[str]:
     """One run, killed once in each of `phases` and continued each time, then left to finish; the phases hit."""
     hits, process = [], place.start(*place.arguments())
-    for phase in phases:
-        if process.hit(phase, signal.SIGKILL, rng):
-            process.wait()
-            hits.append(phase)
-            process = place.resume()
-        elif process.wait() != 0:
-            raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
-        else:  # it finished first; a finished run is continued, too, and finishes at once
-            process = place.resume()
+    for wanted in phases:
+        phase = wanted
+        while not process.hit(phase, signal.SIGKILL, rng):
+            if process.wait() != 0:
+                raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
+            process, phase = place.resume(), "start-up"  # a finished run that is continued does not train any more
+        process.wait()
+        tell(phase, str(process.status))
+        hits.append(phase)
+        process = place.resume()
     if process.wait() != 0:
         raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
     return hits
