@@ -23,7 +23,7 @@ CONF = Path(__file__).parent / "conf"
 OmegaConf.register_new_resolver("new_folder", claim, use_cache=True, replace=True)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def train(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns its validation loss, the metric that searches minimise."""
     folder, hydra_cfg = Path(cfg.run_dir), HydraConfig.get()

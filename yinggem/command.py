@@ -18,6 +18,9 @@ from yinggem.run_folder import find_resumption, forget_folders, recorded, withdr
 from yinggem.sweep import begun, conclude, old_sweep
 
 
+_continuing: list[Path] = []  # the checkpoint that this command goes on from
+
+
 class Failed(BaseException):
     """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
 
@@ -49,6 +52,7 @@ def continued(arguments: list[str]) -> list[str]:
         place = [f"hydra.run.dir={quoted(old.folder)}", "hydra.output_subdir=null"]
     if old.checkpoint is not None:
         check_readable(old.checkpoint)
+        _continuing.append(old.checkpoint)
         place.append(f"ckpt_path={quoted(old.checkpoint)}")
     return [*old.overrides, *others, *place]
 
@@ -87,6 +91,7 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     """Run the command; errors are one sentence and status 2, a stop names the command that continues."""
     full, ours = (os.environ.get(name, "") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
+    _continuing.clear()
     try:
         with stopping_on_signals():
             sys.argv[1:] = arguments()
@@ -140,8 +145,8 @@ def stopping_on_signals() -> Iterator[None]:
 
 def last_checkpoint() -> Path | None:
     """What the run of this process could be continued from now."""
-    path = recorded[-1] / "checkpoints" / "last.ckpt" if recorded else None
-    return path if path and path.exists() else None
+    paths = [recorded[-1] / "checkpoints" / "last.ckpt"] if recorded else _continuing[-1:]
+    return next((path for path in paths if path.exists()), None)
 
 
 def how_to_continue(checkpoint: Path | None) -> str:

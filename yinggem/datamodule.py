@@ -57,9 +57,11 @@ class TrainingBatches(Sampler[list[Window]]):
     have one shape; an epoch smaller than a batch is one smaller batch.
     """
 
-    def __init__(self, tokens: int, length: int, batch_size: int, seed: int, rank: int, ranks: int) -> None:
+    def __init__(
+        self, tokens: int, length: int, batch_size: int, seed: int, rank: int, ranks: int, repeat: bool = False
+    ) -> None:
         self.tokens, self.length, self.batch_size, self.seed = tokens, length, batch_size, seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.repeat = rank, ranks, repeat  # repeat: the same windows in every epoch
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class TrainingBatches(Sampler[list[Window]]):
             self.epoch, self.position = epoch, 0
 
     def __iter__(self) -> Iterator[list[Window]]:
-        starts = training_windows(self.tokens, self.length, self.seed, self.epoch)
+        starts = training_windows(self.tokens, self.length, self.seed, 0 if self.repeat else self.epoch)
         step = min(self.batch_size, -(-len(starts) // self.ranks)) * self.ranks
         together = np.resize(starts, (len(self), self.ranks, step // self.ranks))
         for batch in together[self.position :, self.rank]:
@@ -205,8 +207,9 @@ class TextDataModule(LightningDataModule):
     def train_dataloader(self) -> WindowLoader:
         """This rank's training windows, in an order that depends on (seed, epoch)."""
         split, (rank, ranks) = self._tokenized(), self._place()
+        repeat = bool(self.trainer and self.trainer.overfit_batches)
         batches = TrainingBatches(
-            len(split.train), self.context_length, self.batch_size, self.seed, rank=rank, ranks=ranks
+            len(split.train), self.context_length, self.batch_size, self.seed, rank, ranks, repeat
         )
         self._training = self._loader(split.train, batches)
         if self._position:

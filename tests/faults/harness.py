@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 PHASES = ("start-up", "step", "validation", "checkpoint write", "other files", "shutdown")
 # The chance to be hit at a look (about every 6 ms) in which the phase is the wanted one: early and late both happen.
-CHANCE = {"start-up": 0.03, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3,
+CHANCE = {"start-up": 0.1, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3,
           "shutdown": 0.1}  # fmt: skip
 WATCHED = """import atexit, os, pathlib, signal
 place = os.environ.get("STACKS")

@@ -1,0 +1,149 @@
+"""train.py, generate.py and evaluate through their command lines."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import pytest
+from running import ROOT, SMALL, TEXT, elsewhere, here
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from yinggem.checkpoint import load_model, read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "own.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """A real run in a process of its own: what it said and the folder it was started in."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = elsewhere(*SMALL, f"data.path={text}", cwd=folder)
+    assert done.status == 0, done
+    return done, folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Commands in this process run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_run_says_where_things_are_and_what_comes_next(trained):
+    done, _ = trained
+    assert "bits per byte" in done.out and "python generate.py" in done.out and "tensorboard --logdir" in done.out
+    assert not re.search("warning|deprecat", done.out + done.err, re.IGNORECASE), done
+    assert done.err == ""
+
+
+def test_the_run_folder_is_complete(trained):
+    run = (trained[1] / "outputs" / "latest").resolve()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d.*", str(run.relative_to(trained[1] / "outputs")))
+    names = {path.name for path in run.iterdir()}
+    assert names >= {".hydra", "checkpoints", "metrics.csv", "loss_curve.png", "samples.txt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (run / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (run / ".hydra").iterdir()} >= {"config.yaml", "overrides.yaml"}
+    for path in (run / "checkpoints").iterdir():
+        assert read_checkpoint(path)["global_step"] > 0
+        load_model(path)
+
+
+def test_csv_and_tensorboard_hold_the_same_figures(trained):
+    run = (trained[1] / "outputs" / "latest").resolve()
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    names = {"train/loss", "val/loss", "val/perplexity", "val/bits_per_byte", "lr", "grad_norm", "epoch"}
+    assert names <= set(rows[0]) and names <= set(events.Tags()["scalars"])
+    for name in names:
+        told = {int(row["step"]): float(row[name]) for row in rows if row[name]}
+        shown = {event.step: event.value for event in events.Scalars(name)}
+        assert told.keys() == shown.keys() and told == pytest.approx(shown, rel=1e-5), name
+    assert any("sample" in name for name in events.Tags()["tensors"])
+
+
+def test_generate_and_evaluate_take_the_newest_run(trained):
+    for command in (["generate.py", "--max-new-tokens", "5"], ["-m", "yinggem.evaluate"]):
+        arguments = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
+        done = subprocess.run([sys.executable, *arguments], cwd=trained[1], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.strip(), done
+
+
+def test_a_finished_run_says_so_and_is_made_longer(trained, text):
+    folder = trained[1]
+    again = elsewhere("ckpt_path=last", cwd=folder)
+    assert again.status == 0 and "finished already" in again.out, again
+    longer = elsewhere("ckpt_path=last", "trainer.max_steps=25", cwd=folder)
+    assert longer.status == 0 and len(list((folder / "outputs").glob("*/*/checkpoints"))) == 1, longer
+    assert read_checkpoint(folder / "outputs" / "latest" / "checkpoints" / "last.ckpt")["global_step"] == 25
+
+
+def test_one_batch_is_learnt_by_heart(text, place):
+    options = ["experiment=overfit", "data=text", f"data.path={text}", "tokenizer=byte", "trainer.accelerator=cpu"]
+    done = here(*options, "data.context_length=32", "data.batch_size=2", "callbacks.samples.max_new_tokens=5")
+    assert done.status == 0, done
+    with open(place / "outputs" / "latest" / "metrics.csv", newline="") as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses[-1] < 0.1 < 3 < losses[0]
+
+
+def test_a_sweep_runs_every_combination(text, place):
+    done = here("-m", *SMALL, f"data.path={text}", "optimizer.lr=0.01,0.03", "model.num_hidden_layers=1,2")
+    assert done.status == 0, done
+    (table,) = place.glob("outputs/*/*/results.csv")
+    with open(table, newline="") as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 4 and losses == sorted(losses)
+    assert (table.parent / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (["data.path=nowhere.txt"], ["nowhere.txt"]),
+    (["data.path=empty.txt"], ["empty.txt", "empty"]),
+    (["data.path=short.txt"], ["short.txt"]),
+    (["data.path=latin.txt"], ["latin.txt", "UTF-8", "2"]),
+    (["model=bse"], ["bse", "base"]),
+    (["modle=base"], ["modle", "model"]),
+    (["optimizer.lrr=1"], ["lrr", "optimizer.lr"]),
+    (["model.hidden_size=30", "model.num_attention_heads=4"], ["hidden_size"]),
+    (["model.hidden_size=6", "model.num_attention_heads=2"], ["head"]),
+    (["model.attention_window=0"], ["attention_window"]),
+    (["optimizer.lr=-1"], ["optimizer"]),
+    (["trainer.precision=16"], ["16"]),
+    (["trainer.precision=8"], ["precision"]),
+    (["ckpt_path=last"], ["no run"]),
+    (["ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
+    (["model.hidden_size=1000000000"], ["hidden_size"]),
+    (["model.hidden_size=100000", "model.num_hidden_layers=100"], ["memory"]),
+    (["model.num_hidden_layers=-1"], ["num_hidden_layers"]),
+    (["data.batch_size=0"], ["batch_size"]),
+    (["optimizer.lr=0.1,0.2"], ["-m"]),
+    (["data.path=a b.txt"], ["a b.txt"]),
+    (["seed=-1"], ["seed"]),
+], ids=lambda value: ",".join(value) if isinstance(value, list) else None)  # fmt: skip
+def test_bad_input_is_one_sentence(settings, words, text, place):
+    (place / "empty.txt").touch()
+    (place / "short.txt").write_text("ab")
+    (place / "latin.txt").write_bytes(b"ab\xe9cd" * 200)
+    ours = [] if any(setting.startswith("data.path=") for setting in settings) else [f"data.path={text}"]
+    sentence = here(*SMALL, *ours, *settings).refused()
+    assert all(word in sentence for word in words), sentence
+    assert not list(place.glob("outputs/*/*/checkpoints"))
+
+
+def test_an_unwritable_folder_is_one_sentence(text, place):
+    (place / "file").touch()
+    assert "file" in here(*SMALL, f"data.path={text}", "outputs=file/below").refused()
+
+
+def test_help_and_configuration_are_shown_without_a_trace(place):
+    for argument in (["--help"], ["--cfg", "job"]):
+        done = here(*argument)
+        assert done.status == 0 and "optimizer" in done.out and not list(place.iterdir())
