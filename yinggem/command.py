@@ -17,7 +17,6 @@ from yinggem.friendly import causes, explain
 from yinggem.run_folder import find_resumption, forget_folders, recorded, withdraw
 from yinggem.sweep import begun, conclude, old_sweep
 
-
 _continuing: list[Path] = []  # the checkpoint that this command goes on from
 
 

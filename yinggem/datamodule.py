@@ -207,7 +207,7 @@ class TextDataModule(LightningDataModule):
     def train_dataloader(self) -> WindowLoader:
         """This rank's training windows, in an order that depends on (seed, epoch)."""
         split, (rank, ranks) = self._tokenized(), self._place()
-        repeat = bool(self.trainer and self.trainer.overfit_batches)
+        repeat = bool(getattr(self.trainer, "overfit_batches", 0))
         batches = TrainingBatches(
             len(split.train), self.context_length, self.batch_size, self.seed, rank, ranks, repeat
         )
