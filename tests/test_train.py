@@ -91,7 +91,7 @@ def test_one_batch_is_learnt_by_heart(text, place):
     assert done.status == 0, done
     with open(place / "outputs" / "latest" / "metrics.csv", newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert losses[-1] < 0.1 < 10 * losses[-1] < losses[0]
+    assert losses[-1] < 0.1 and 10 * losses[-1] < losses[0]
 
 
 def test_a_sweep_runs_every_combination(text, place):
