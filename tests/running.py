@@ -8,10 +8,10 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import train
 from yinggem.command import prepare, run
 
 ROOT = Path(__file__).parent.parent
-CONF = ROOT / "conf"
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(150))
 SMALL = [
     "experiment=smoke", "data=text", "data.context_length=32", "data.batch_size=4", "trainer.accelerator=cpu",
@@ -36,14 +36,10 @@ class Done(NamedTuple):
 
 def here(*arguments: object) -> Done:
     """Run the command in this process."""
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    import train
-
     out, err, argv = StringIO(), StringIO(), sys.argv[:]
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            status = run(train.train, prepare([str(argument) for argument in arguments]), CONF)
+            status = run(train.train, prepare([str(argument) for argument in arguments]), train.CONF)
     finally:
         sys.argv[:] = argv
     return Done(status, out.getvalue(), err.getvalue())

@@ -1,7 +1,5 @@
 """Every file in conf/ composes and builds what it names."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,11 +12,9 @@ from yinggem.config import ModelConfig
 from yinggem.optim import make_optimizer
 from yinggem.transformer import Transformer
 
-CONF = Path(__file__).parent.parent / "conf"
-
 
 def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (train.CONF / group).glob("*.yaml"))
 
 
 @pytest.fixture
@@ -26,7 +22,7 @@ def composed(tmp_path):
     """Composes the real configuration with some settings, for runs in a temporary folder."""
 
     def make(*overrides: str):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(train.CONF), version_base="1.3"):
             settings = [f"hydra.runtime.output_dir={tmp_path}", *overrides]
             cfg = compose("train", settings, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)

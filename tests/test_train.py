@@ -4,12 +4,19 @@ import csv
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from running import ROOT, SMALL, TEXT, elsewhere, here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yinggem.checkpoint import load_model, read_checkpoint
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """A CSV file, read without our own reader."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +64,7 @@ def test_the_run_folder_is_complete(trained):
 
 def test_csv_and_tensorboard_hold_the_same_figures(trained):
     run = (trained[1] / "outputs" / "latest").resolve()
-    with open(run / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(run / "metrics.csv")
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     names = {"train/loss", "val/loss", "val/perplexity", "val/bits_per_byte", "lr", "grad_norm", "epoch"}
     assert names <= set(rows[0]) and names <= set(events.Tags()["scalars"])
@@ -89,19 +95,17 @@ def test_one_batch_is_learnt_by_heart(text, place):
     options = ["experiment=overfit", "data=text", f"data.path={text}", "tokenizer=byte", "trainer.accelerator=cpu"]
     done = here(*options, "data.context_length=32", "data.batch_size=2", "callbacks.samples.max_new_tokens=5")
     assert done.status == 0, done
-    with open(place / "outputs" / "latest" / "metrics.csv", newline="") as file:
-        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    losses = [float(row["train/loss"]) for row in table(place / "outputs/latest/metrics.csv") if row["train/loss"]]
     assert losses[-1] < 0.1 and 10 * losses[-1] < losses[0]
 
 
 def test_a_sweep_runs_every_combination(text, place):
     done = here("-m", *SMALL, f"data.path={text}", "optimizer.lr=0.01,0.03", "model.num_hidden_layers=1,2")
     assert done.status == 0, done
-    (table,) = place.glob("outputs/*/*/results.csv")
-    with open(table, newline="") as file:
-        losses = [float(row["val/loss"]) for row in csv.DictReader(file)]
+    (results,) = place.glob("outputs/*/*/results.csv")
+    losses = [float(row["val/loss"]) for row in table(results)]
     assert len(losses) == 4 and losses == sorted(losses)
-    assert (table.parent / "comparison.png").exists()
+    assert (results.parent / "comparison.png").exists()
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -17,8 +17,6 @@ from yinggem.friendly import causes, explain
 from yinggem.run_folder import find_resumption, forget_folders, recorded, withdraw
 from yinggem.sweep import begun, conclude, old_sweep
 
-_continuing: list[Path] = []  # the checkpoint that this command goes on from
-
 
 class Failed(BaseException):
     """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
@@ -35,25 +33,30 @@ def continued(arguments: list[str]) -> list[str]:
     Raises:
         UserError: there is nothing to continue.
     """
-    wanted = [argument.partition("=")[2] for argument in arguments if argument.startswith("ckpt_path=")]
-    if not wanted or wanted[-1] in ("null", ""):
+    wanted = value_of("ckpt_path", arguments)
+    if not wanted or wanted == "null":
         return arguments
-    name = unquoted(wanted[-1])
+    name = unquoted(wanted)
     others = [argument for argument in arguments if not argument.startswith("ckpt_path=")]
-    named = [argument.partition("=")[2] for argument in others if argument.startswith("outputs=")]
-    outputs = Path(unquoted(named[-1]) if named else "outputs")
+    place = value_of("outputs", others)
+    outputs = Path("outputs" if place is None else unquoted(place))
     if any(argument in ("-m", "--multirun") for argument in arguments):
         folder, overrides = old_sweep(name, outputs)
         return [*overrides, *others, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
     old = find_resumption(name, outputs)
-    place = []
+    where = []
     if old.overrides or old.checkpoint is None or (old.folder / ".hydra").is_dir():
-        place = [f"hydra.run.dir={quoted(old.folder)}", "hydra.output_subdir=null"]
+        where = [f"hydra.run.dir={quoted(old.folder)}", "hydra.output_subdir=null"]
     if old.checkpoint is not None:
         check_readable(old.checkpoint)
-        _continuing.append(old.checkpoint)
-        place.append(f"ckpt_path={quoted(old.checkpoint)}")
-    return [*old.overrides, *others, *place]
+        where.append(f"ckpt_path={quoted(old.checkpoint)}")
+    return [*old.overrides, *others, *where]
+
+
+def value_of(name: str, arguments: list[str]) -> str | None:
+    """What the last setting of that name says; None when there is none."""
+    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
+    return values[-1] if values else None
 
 
 def check_readable(checkpoint: Path) -> None:
@@ -90,7 +93,6 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     """Run the command; errors are one sentence and status 2, a stop names the command that continues."""
     full, ours = (os.environ.get(name, "") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
-    _continuing.clear()
     try:
         with stopping_on_signals():
             sys.argv[1:] = arguments()
@@ -144,8 +146,11 @@ def stopping_on_signals() -> Iterator[None]:
 
 def last_checkpoint() -> Path | None:
     """What the run of this process could be continued from now."""
-    paths = [recorded[-1] / "checkpoints" / "last.ckpt"] if recorded else _continuing[-1:]
-    return next((path for path in paths if path.exists()), None)
+    if recorded:
+        path = recorded[-1] / "checkpoints" / "last.ckpt"
+    else:  # stopped while starting: the checkpoint it was to go on from
+        path = Path(unquoted(value_of("ckpt_path", sys.argv[1:]) or ""))
+    return path if path.is_file() else None
 
 
 def how_to_continue(checkpoint: Path | None) -> str:

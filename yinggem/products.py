@@ -1,7 +1,8 @@
 """x @ weight.T by the fastest float32 kernel that torch has on the CPU for the number of rows.
 
-F.linear asks MKL, which on AMD processors reaches two thirds of what oneDNN does, and which reads the weights of a few
-rows at a fifth of the speed of memory. Other devices and dtypes, autocast and torch.compile go through F.linear.
+F.linear asks MKL, which multiplies a large matrix and a few rows two to five times slower than memory is read, and
+many rows a tenth slower than oneDNN (on an AMD processor: benchmarks/products.py). Other devices and dtypes, autocast
+and torch.compile go through F.linear.
 """
 
 import functools
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEW_ROWS = 4  # up to here a product costs what reading its matrix costs
-SMALL = 1 << 22  # multiplications below which oneDNN's 25 us a call are more than it saves
+SMALL = 1 << 22  # multiplications below which a call of oneDNN costs more than it saves
 
 
 @functools.cache
@@ -38,26 +39,20 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias; `weight` may be transposed in memory, or packed by `pack`."""
+    """x @ weight.T + bias; `weight` may be transposed in memory."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-def pack(weight: Tensor, rows: int) -> Tensor:
-    """A copy of `weight` in the layout that suits products with `rows` rows, for `onednn` alone."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
 
 def multiply_few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., in) with a few rows, weight (out, in) -> (..., out), the rows of `weight` shared out among the threads.
 
-    MKL multiplies a matrix and one or two vectors on one thread (13 GB/s of the 35 that two cores read); a batch of
-    matrices it spreads over all of them.
+    MKL multiplies a matrix and one or two vectors on one thread; a batch of matrices it spreads over all of them.
     """
     threads, rows = torch.get_num_threads(), x.reshape(-1, x.size(-1))
     shared = len(weight) // threads * threads
     parts = weight[:shared].view(threads, -1, weight.size(1))
     columns = rows.t()  # strides (1, in): with (1, 1) bmm takes a path five times slower
-    out = torch.bmm(parts, columns.expand(threads, -1, -1)).view(shared, -1)
+    out = torch.bmm(parts, columns.expand(threads, -1, -1)).view(shared, len(rows))
     if shared < len(weight):
         out = torch.cat((out, weight[shared:] @ columns))
     out = out.t() if bias is None else out.t() + bias

@@ -12,17 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 ROOT = Path(__file__).parents[2]
-PHASES = ("start-up", "step", "validation", "checkpoint write", "other files", "shutdown")
-# The chance to be hit at a look (about every 6 ms) in which the phase is the wanted one: early and late both happen.
-CHANCE = {"start-up": 0.1, "step": 0.02, "validation": 0.05, "checkpoint write": 0.3, "other files": 0.3,
-          "shutdown": 0.1}  # fmt: skip
+# The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
+# looks so far: early and late both happen, and nothing is missed.
+CHANCE = {"launch": 0.0002, "start-up": 0.01, "step": 0.001, "validation": 0.02, "checkpoint write": 0.1,
+          "other files": 0.1, "shutdown": 0.15}  # fmt: skip
 WATCHED = """import atexit, os, pathlib, signal
 place = os.environ.get("STACKS")
 
@@ -108,8 +107,8 @@ class Process:
             "YINGGEM_CACHE": str(place.cache),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONDONTWRITEBYTECODE": "1",  # a limit on file sizes must not cut what other processes import
         }
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a limit on file sizes must not cut what other processes import
         if watch:
             environment |= {"PYTHONPATH": str(place.folder / "site"), "STACKS": str(self.stacks)}
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
@@ -141,9 +140,9 @@ class Process:
         return errors[0] if len(errors) == 1 and "Traceback" not in self.told() else ""
 
     def look(self) -> str | None:
-        """The phase it is in now; None before its interpreter is up or when it is over."""
-        if not self.stacks.with_name(self.stacks.name + ".ready").exists() or self.popen.poll() is not None:
-            return None
+        """The phase it is in now; None when it did not say, or is over."""
+        if not self.stacks.with_name(self.stacks.name + ".ready").exists():
+            return "launch"
         self.popen.send_signal(signal.SIGUSR1)
         end = time.monotonic() + 0.2
         while time.monotonic() < end and self.popen.poll() is None:
@@ -158,10 +157,12 @@ class Process:
 
     def hit(self, phase: str, number: int, rng: random.Random, seconds: float = 240) -> bool:
         """Send signal `number` at a random moment of a phase; False when the process ended before that."""
-        wanted = {phase} | ({None, "launch"} if phase == "start-up" and number == signal.SIGKILL else set())
-        end = time.monotonic() + seconds
+        wanted = {phase, "launch"} if phase == "start-up" and number == signal.SIGKILL else {phase}
+        end, looks = time.monotonic() + seconds, 0
         while self.popen.poll() is None and time.monotonic() < end:
-            if self.look() in wanted and rng.random() < CHANCE[phase]:
+            seen = self.look()
+            looks += seen in wanted
+            if seen in wanted and rng.random() < CHANCE[seen] * looks:
                 self.popen.send_signal(number)
                 return True
             time.sleep(rng.uniform(0.001, 0.01))
@@ -170,19 +171,19 @@ class Process:
 
 def phase_of(stack: str) -> str:
     """Which phase the main thread is in, by the functions on its stack."""
-    calls = [tuple(call.rpartition(" ")) for call in stack.strip().split(";")]
+    calls = [call.rpartition(" ") for call in stack.strip().split(";")]
     names, files = {name for _, _, name in calls}, {file for file, _, _ in calls}
     if ("command.py", " ", "run") not in calls:
-        return "launch"  # Python and Hydra are being loaded
+        return "launch"  # Python and Hydra are being loaded: nobody listens to signals yet
     if "write_checkpoint" in names:
         return "checkpoint write"
-    if names & {"append", "write_atomically", "point_latest", "record"} and "token_cache.py" not in files:
-        return "other files"
     if "finish" in names or "conclude" in names:
         return "shutdown"
-    if "evaluation_loop.py" in files:
-        return "validation"
-    return "step" if "training_epoch_loop.py" in files else "start-up"
+    if "training_epoch_loop.py" not in files:
+        return "start-up"
+    if names & {"append", "write_atomically"}:
+        return "other files"
+    return "validation" if "evaluation_loop.py" in files else "step"
 
 
 def end_state(run: Path) -> dict[str, Any]:
@@ -222,21 +223,16 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def killed_again_and_again(
-    place: Place, phases: list[str], rng: random.Random, tell: Callable[[str, str], None] = lambda *_: None
-) -> list[str]:
+def killed_again_and_again(place: Place, phases: list[str], rng: random.Random) -> list[str]:
     """One run, killed once in each of `phases` and continued each time, then left to finish; the phases hit."""
     hits, process = [], place.start(*place.arguments())
     for wanted in phases:
         phase = wanted
         while not process.hit(phase, signal.SIGKILL, rng):
-            if process.wait() != 0:
-                raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
+            assert process.wait() == 0, (process.arguments, process.status, process.told())
             process, phase = place.resume(), "start-up"  # a finished run that is continued does not train any more
         process.wait()
-        tell(phase, str(process.status))
         hits.append(phase)
         process = place.resume()
-    if process.wait() != 0:
-        raise AssertionError(f"{process.arguments} ended with {process.status}: {process.told()}")
+    assert process.wait() == 0, (process.arguments, process.status, process.told())
     return hits

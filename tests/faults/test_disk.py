@@ -28,10 +28,6 @@ def small_disk(tmp_path, straight):
         yield place
 
 
-def remount(place: Place, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(place.outputs)], check=True)
-
-
 def wait_for_checkpoint(place: Place, process) -> None:
     end = time.monotonic() + 120
     while not list(place.outputs.glob("*/*/checkpoints/best.ckpt")) and time.monotonic() < end:

@@ -1,0 +1,65 @@
+"""x @ weight.T in float32: yinggem.products against torch's F.linear, by the number of rows, at the base shape.
+
+    python benchmarks/products.py
+
+Both alternate in one process, the median of many; forward without gradients, and forward with backward.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from machine import print_limits
+from torch import Tensor
+
+from yinggem.products import linear
+
+HIDDEN = 768
+OUTS = {"attention out": 768, "qkv": 2304, "head": 50257}
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def alternating(ours: Callable[[], object], theirs: Callable[[], object], seconds: float = 1.5) -> tuple[float, float]:
+    """Median seconds of both, called by turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 6:
+        for function, kept in zip((ours, theirs), times, strict=True):
+            start = time.perf_counter()
+            function()
+            kept.append(time.perf_counter() - start)
+    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
+
+
+def trained(product: Product, x: Tensor, weight: Tensor) -> None:
+    """One product and its gradients."""
+    product(x, weight).backward(torch.ones(len(x), len(weight)))
+    x.grad = weight.grad = None
+
+
+def main() -> None:
+    """Print the tables."""
+    print_limits()
+    print(f"{'rows':>5} {'matrix':>14} {'':>9} {'ours ms':>9} {'F.linear ms':>12} {'times as fast':>14}")
+    for rows in (1, 2, 4, 8, 512, 2048):
+        for name, out in OUTS.items():
+            if rows > 100 and name == "head":
+                continue  # the loss takes the head in chunks of its own
+            x, weight = torch.randn(rows, HIDDEN), torch.randn(out, HIDDEN)
+            with torch.no_grad():
+                show(rows, name, "decode" if rows < 100 else "forward", lambda f: f(x, weight))  # noqa: B023
+            if rows > 100:
+                x.requires_grad_(), weight.requires_grad_()
+                show(rows, name, "training", lambda f: trained(f, x, weight))  # noqa: B023
+
+
+def show(rows: int, name: str, kind: str, use: Callable[[Product], object]) -> None:
+    """Measure one line of the table."""
+    ours, theirs = alternating(lambda: use(linear), lambda: use(F.linear))
+    print(f"{rows:>5} {name:>14} {kind:>9} {1e3 * ours:>9.3f} {1e3 * theirs:>12.3f} {theirs / ours:>14.2f}")
+
+
+if __name__ == "__main__":
+    main()
