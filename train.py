@@ -64,20 +64,17 @@ def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
     config = instantiate(cfg.model, vocab_size=data.tokenizer.vocab_size)
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
-    if cfg.compile:
-        for block in model.blocks:
-            block.compile()  # in place: the state dict keeps its names
-    optimizer, scheduler = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
-    module = LanguageModule(model, data.tokenizer, optimizer, scheduler, data.context_length, cfg.seed)
+    for block in model.blocks if cfg.compile else []:
+        block.compile()  # in place: the state dict keeps its names
+    rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
+    module = LanguageModule(model, data.tokenizer, *rules, data.context_length, cfg.seed)
     loggers, callbacks = (
         [instantiate(entry) for entry in (cfg[group] or {}).values() if entry] for group in ("logger", "callbacks")
     )
-    for logger in loggers:
-        if start > 0 and hasattr(logger, "resume_at"):
-            logger.resume_at(start)
-    profiler = instantiate(cfg.profiler) if cfg.get("profiler") else None
-    own = {"logger": loggers, "callbacks": callbacks, "profiler": profiler, "default_root_dir": cfg.run_dir}
-    return instantiate(cfg.trainer, **own), module, data
+    for logger in loggers if start > 0 else []:
+        getattr(logger, "resume_at", lambda step: None)(start)
+    own = {"logger": loggers, "callbacks": callbacks, "profiler": instantiate(cfg.get("profiler"))}
+    return instantiate(cfg.trainer, **own, default_root_dir=cfg.run_dir), module, data
 
 
 if __name__ == "__main__":

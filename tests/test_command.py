@@ -1,0 +1,104 @@
+"""What surrounds a run: the command line that continues, exit statuses, signals."""
+
+import os
+import shlex
+import signal
+import sys
+
+import pytest
+from running import SMALL, TEXT, here
+
+from yinggem import command
+from yinggem.errors import UserError
+from yinggem.run_folder import record
+
+CONF = __import__("train").CONF
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    return tmp_path
+
+
+def started(place, *overrides: str):
+    """The folder of a run that was started with these settings and killed before its first checkpoint."""
+    folder = place / "outputs" / "2026-01-02" / "03-04-05"
+    record(folder, place / "outputs", overrides, "seed: 0\n")
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [[], ["model=base"], ["ckpt_path=null", "seed=1"], ["ckpt_path="]])
+def test_a_command_that_continues_nothing_stays_as_it_is(arguments):
+    assert command.continued(arguments) == arguments
+
+
+def test_a_run_is_continued_with_its_own_settings_and_later_ones_win(place):
+    folder = started(place, "model=small", "optimizer.lr=0.02", "ckpt_path=older.ckpt")
+    arguments = command.continued(["ckpt_path=last", "optimizer.lr=0.01"])
+    assert arguments[:3] == ["model=small", "optimizer.lr=0.02", "optimizer.lr=0.01"]
+    assert f"hydra.run.dir={folder.resolve()}" in [argument.replace("'", "") for argument in arguments]
+    assert not any(argument.startswith("ckpt_path=") for argument in arguments)  # there is no checkpoint yet
+
+
+@pytest.mark.parametrize("wanted", ["last", "nowhere", "outputs"])
+def test_nothing_to_continue_is_said(place, wanted):
+    (place / "outputs").mkdir()
+    with pytest.raises(UserError, match=r"no run|does not exist|not the folder"):
+        command.continued([f"ckpt_path={wanted}"])
+
+
+def ended(train) -> int:
+    return command.run(train, lambda: [], CONF)
+
+
+def test_exit_statuses(capsys):
+    def fail(error):
+        def train():
+            raise error
+
+        return train
+
+    assert ended(lambda: None) == 0
+    assert ended(fail(UserError("Not like this."))) == 2
+    assert capsys.readouterr().err == "error: Not like this.\n"
+    assert ended(fail(RuntimeError("inside a library"))) == 2
+    told = capsys.readouterr().err
+    assert "inside a library" in told and told.count("\n") == 1 and "Traceback" not in told
+    assert ended(fail(SystemExit(0))) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_its_status_and_says_so(number, capsys):
+    before = signal.getsignal(number)
+    assert ended(lambda: os.kill(os.getpid(), number)) == 128 + number
+    assert "Stopped before there was anything to save." in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_a_traceback_is_shown_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("YINGGEM_TRACEBACK", "1")
+    assert ended(lambda: 1 // 0) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told and told.endswith("YINGGEM_TRACEBACK=1 shows where).\n")
+
+
+def test_the_environment_is_given_back(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    ended(lambda: None)
+    assert os.environ["HYDRA_FULL_ERROR"] == "0"
+
+
+def test_the_offered_command_is_one_for_the_shell(place):
+    assert command.how_to_continue(None) == ""
+    path = place / "it's here" / "last.ckpt"
+    offered = command.how_to_continue(path).removeprefix(" Continue with: ")
+    assert shlex.split(offered) == ["python", "train.py", f"ckpt_path={path}"]
+
+
+def test_a_run_that_is_refused_leaves_nothing(place):
+    (place / "own.txt").write_text(TEXT)
+    here(*SMALL, "data.path=own.txt", "model.hidden_size=33").refused()
+    assert sorted(path.name for path in place.iterdir()) in (["own.txt"], ["outputs", "own.txt"])
+    assert not list(place.glob("outputs/*/*"))

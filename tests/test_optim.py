@@ -1,0 +1,146 @@
+"""Optimizers and schedules against torch's own and against their formulas."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from yinggem.config import ModelConfig
+from yinggem.errors import UserError
+from yinggem.optim import MuonAdamW, constant, make_optimizer, parameter_groups, trapezoid, warmup_cosine
+from yinggem.transformer import Transformer
+
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+def small_model(bias: bool = True) -> Transformer:
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(vocab_size=20, attention_window=4, bias=bias, **SHAPE))
+
+
+def give_gradients(model: nn.Module, step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def named(model: nn.Module) -> list:
+    return parameter_groups(model, 0.0)
+
+
+def rates(schedule, steps: int) -> list[float]:
+    """The factor of the learning rate at each of `steps` optimizer steps."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, factors = schedule(optimizer, total_steps=steps), []
+    for _ in range(steps):
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return factors
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    """Step for step what torch's two optimizers do on the two parts."""
+    ours, theirs = small_model(), small_model()
+    optimizer = MuonAdamW(named(ours), lr=0.02, momentum=0.9, weight_decay=0.1, adamw_lr=0.003)
+    blocks = [p for name, p in theirs.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    others = [p for name, p in theirs.named_parameters() if not (name.startswith("blocks.") and p.ndim == 2)]
+    muon = torch.optim.Muon(blocks, lr=0.02, momentum=0.9, weight_decay=0.1)
+    adamw = torch.optim.AdamW(others, lr=0.003, betas=(0.9, 0.95), weight_decay=0)
+    for step in range(4):
+        give_gradients(ours, step), give_gradients(theirs, step)
+        optimizer.step(), muon.step(), adamw.step()
+    assert len(blocks) == 2 * sum(p.ndim == 2 for p in ours.blocks[0].parameters()) and blocks and others
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_restored_muon_goes_on_with_the_same_bits(tmp_path):
+    straight, stopped = small_model(), small_model()
+    one, other = MuonAdamW(named(straight)), MuonAdamW(named(stopped))
+    for step in range(3):
+        give_gradients(straight, step), give_gradients(stopped, step)
+        one.step(), other.step()
+    torch.save(other.state_dict(), tmp_path / "state.pt")
+    other = MuonAdamW(named(stopped))
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for step in range(3, 6):
+        give_gradients(straight, step), give_gradients(stopped, step)
+        one.step(), other.step()
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), stopped.parameters(), strict=True))
+
+
+def test_a_schedule_scales_both_rates_of_muon_and_after_a_restore():
+    model = small_model()
+    optimizer = MuonAdamW(named(model), lr=0.02, adamw_lr=0.003)
+    schedule = trapezoid(optimizer, total_steps=10, decay_fraction=1.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    give_gradients(model, 0)
+    for _ in range(5):
+        optimizer.step()
+        schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.0015])
+    assert optimizer.muon.param_groups[0]["lr"] == pytest.approx(0.01)
+    assert optimizer.adamw.param_groups[0]["lr"] == pytest.approx(0.0015)
+
+
+def test_only_matrices_decay():
+    model = small_model()
+    decaying, constant_ones = parameter_groups(model, 0.1)
+    assert all(p.ndim >= 2 for _, p in decaying["params"]) and "weight_decay" not in decaying
+    assert all(p.ndim < 2 for _, p in constant_ones["params"]) and constant_ones["weight_decay"] == 0
+    assert len(decaying["params"]) + len(constant_ones["params"]) == len(list(model.parameters()))
+    assert len(parameter_groups(small_model(bias=False), 0.0)) == 1
+
+
+def test_the_reference_rule_is_min_of_1e_6_t_and_1e_2():
+    factors = rates(partial(constant, warmup_steps=10_000), 10_050)
+    assert [0.01 * factor for factor in factors] == pytest.approx([min(1e-6 * t, 1e-2) for t in range(1, 10_051)])
+
+
+def test_the_reference_optimizer_is_adafactor_with_relative_steps():
+    """torch's Adafactor under that schedule against the paper's, as transformers has it."""
+    adafactor = pytest.importorskip("transformers.optimization").Adafactor
+    ours, theirs = small_model(), small_model()
+    make = partial(torch.optim.Adafactor, lr=0.01, eps=(1e-15, 1e-3), beta2_decay=-0.8, d=1.0, weight_decay=0.0)
+    optimizer, schedule = make_optimizer(make, partial(constant, warmup_steps=10_000), ours, 100)
+    other = adafactor(theirs.parameters(), relative_step=True, warmup_init=True, scale_parameter=True, lr=None)
+    begin = [p.detach().clone() for p in ours.parameters()]
+    for step in range(5):
+        give_gradients(ours, step), give_gradients(theirs, step)
+        optimizer.step(), schedule.step(), other.step()
+    for name, start, one, two in zip(
+        dict(ours.named_parameters()), begin, ours.parameters(), theirs.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one - start, two - start, rtol=2e-2, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_cosine_is_half_a_cosine():
+    factors = rates(partial(warmup_cosine, warmup_steps=10, final_fraction=0.1), 110)
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == pytest.approx(1.0) and factors[60] == pytest.approx(0.55)
+    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
+    assert factors[10:] == pytest.approx(expected)
+
+
+def test_a_trapezoid_rises_stays_and_falls_in_straight_lines():
+    factors = rates(partial(trapezoid, warmup_steps=10, decay_fraction=0.2, final_fraction=0.1), 100)
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10:81] == pytest.approx([1.0] * 71)
+    assert factors[81:] == pytest.approx([0.1 + 0.9 * (100 - step) / 20 for step in range(81, 100)])
+
+
+@pytest.mark.parametrize("schedule", [
+    partial(constant, warmup_steps=-1), partial(constant, warmup_steps=1.5), partial(trapezoid, decay_fraction=1.1),
+    partial(trapezoid, final_fraction=-0.1), partial(warmup_cosine, final_fraction=True),
+])  # fmt: skip
+def test_values_that_make_no_schedule_are_refused(schedule):
+    with pytest.raises(UserError, match="scheduler"):
+        make_optimizer(partial(torch.optim.AdamW, lr=0.1), schedule, small_model(), 10)
+
+
+def test_values_that_make_no_optimizer_name_the_group():
+    with pytest.raises(UserError, match="optimizer does not take these values"):
+        make_optimizer(partial(torch.optim.AdamW, lr=-1.0), constant, small_model(), 10)
