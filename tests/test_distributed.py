@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from yinggem.checkpoint import load_model
-from yinggem.loggers import read_metrics
+from yinggem.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
 SHAPE = """

@@ -40,6 +40,7 @@ HOUSE = [
     "kinds",
     "memory",
     "run_folder",
+    "metrics",
     "loggers",
     "compare",
     "sweep",

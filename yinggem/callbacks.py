@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from yinggem.completion import complete_text
 from yinggem.files import append, write_atomically
-from yinggem.loggers import read_metrics
+from yinggem.metrics import read_metrics
 from yinggem.module import LanguageModule
 from yinggem.sampling import Sampling, default_repetition_penalty
 

@@ -15,7 +15,7 @@ from typing import Any
 from yinggem.cli import Parser, run
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
-from yinggem.loggers import read_metrics
+from yinggem.metrics import read_metrics
 from yinggem.run_folder import read_overrides
 
 RESULT = "result.json"  # what a finished run leaves behind

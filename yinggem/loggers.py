@@ -16,6 +16,7 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 from yinggem.errors import UserError
 from yinggem.files import append, write_atomically
+from yinggem.metrics import read_columns, read_metrics
 
 
 class MetricsCSV(Logger):
@@ -44,7 +45,7 @@ class MetricsCSV(Logger):
     def resume_at(self, step: int) -> None:
         """Forget the rows of steps from `step` on: they will come again."""
         kept = [row for row in read_metrics(self.path) if row["step"] < step]
-        self._columns = list(dict.fromkeys(["step", *_header(self.path)]))
+        self._columns = list(dict.fromkeys(["step", *read_columns(self.path)]))
         self._continues = True
         self._write(kept)
 
@@ -142,30 +143,6 @@ class TensorBoard(TensorBoardLogger):
 def _complain_about_others(args: threading.ExceptHookArgs) -> None:
     if not isinstance(args.thread, _AsyncWriterThread):
         threading.__excepthook__(args)
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, empty cells left out; a last row cut short by a kill is dropped."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return []
-    whole = text[: text.rfind("\n") + 1]
-    rows = []
-    for row in csv.DictReader(io.StringIO(whole)):
-        try:
-            rows.append({name: float(value) for name, value in row.items() if value})
-        except (TypeError, ValueError):
-            continue
-    return [row for row in rows if "step" in row]
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [name for name in file.readline().strip().split(",") if name]
-    except OSError:
-        return []
 
 
 def _number(value: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from harness import Place
 
 from yinggem.checkpoint import load_model
-from yinggem.loggers import read_metrics
+from yinggem.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 ABSURD = ["optimizer=adamw", "optimizer.lr=1e36", "scheduler=constant"]

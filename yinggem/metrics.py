@@ -1,0 +1,30 @@
+"""Reading what metrics.csv holds. Without Lightning: looking at finished runs should not take seconds to start."""
+
+import csv
+import io
+from pathlib import Path
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv, empty cells left out; a last row cut short by a kill is dropped."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    for row in csv.DictReader(io.StringIO(whole)):
+        try:
+            rows.append({name: float(value) for name, value in row.items() if value})
+        except (TypeError, ValueError):
+            continue
+    return [row for row in rows if "step" in row]
+
+
+def read_columns(path: Path) -> list[str]:
+    """The names in the first line of a metrics.csv; [] where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [name for name in file.readline().strip().split(",") if name]
+    except OSError:
+        return []
