@@ -53,7 +53,6 @@ def fit(cfg: DictConfig, folder: Path) -> float:
 def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
     """The trainer, the module and the data of a configuration; loggers go on from step `start`."""
     from lightning.pytorch import seed_everything
-
     from yinggem.memory import check_memory
     from yinggem.module import LanguageModule
     from yinggem.transformer import Transformer

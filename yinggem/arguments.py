@@ -20,7 +20,11 @@ FLAGS: dict[tuple[str, ...], dict[str, object]] = {
     ("--config-path", "-cp"): {},
     ("--config-name", "-cn"): {},
     ("--config-dir", "-cd"): {},
-    ("--info", "-i"): {"nargs": "?", "const": "all"},
+    ("--info", "-i"): {
+        "nargs": "?",
+        "const": "all",
+        "choices": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    },
 }
 
 

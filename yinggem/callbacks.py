@@ -1,5 +1,6 @@
 """What a person looks at while a model trains: text samples, throughput, the loss curve; when to stop."""
 
+import gc
 import re
 import time
 from pathlib import Path
@@ -137,6 +138,8 @@ def draw_loss_curve(folder: Path) -> Path | None:
         figure.savefig(file, format="png")
 
     write_atomically(path, save)
+    del figure, axes, save
+    gc.collect()  # a figure is a web of cycles; left to Python, hundreds of them pile up
     return path
 
 
