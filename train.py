@@ -53,6 +53,7 @@ def fit(cfg: DictConfig, folder: Path) -> float:
 def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
     """The trainer, the module and the data of a configuration; loggers go on from step `start`."""
     from lightning.pytorch import seed_everything
+
     from yinggem.memory import check_memory
     from yinggem.module import LanguageModule
     from yinggem.transformer import Transformer
@@ -67,9 +68,8 @@ def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
         block.compile()  # in place: the state dict keeps its names
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
     module = LanguageModule(model, data.tokenizer, *rules, data.context_length, cfg.seed)
-    loggers, callbacks = (
-        [instantiate(entry) for entry in (cfg[group] or {}).values() if entry] for group in ("logger", "callbacks")
-    )
+    groups = ((cfg[name] or {}).values() for name in ("logger", "callbacks"))
+    loggers, callbacks = ([instantiate(entry) for entry in group if entry] for group in groups)
     for logger in loggers if start > 0 else []:
         getattr(logger, "resume_at", lambda step: None)(start)
     own = {"logger": loggers, "callbacks": callbacks, "profiler": instantiate(cfg.get("profiler"))}

@@ -111,6 +111,7 @@ class LossCurve(Callback):
         for logger in trainer.loggers:
             logger.save()
         draw_loss_curve(self.folder)
+        gc.collect()  # a figure is a web of cycles; left to Python, hundreds of them pile up
 
 
 def draw_loss_curve(folder: Path) -> Path | None:
@@ -138,8 +139,6 @@ def draw_loss_curve(folder: Path) -> Path | None:
         figure.savefig(file, format="png")
 
     write_atomically(path, save)
-    del figure, axes, save
-    gc.collect()  # a figure is a web of cycles; left to Python, hundreds of them pile up
     return path
 
 
