@@ -151,3 +151,16 @@ def test_help_and_configuration_are_shown_without_a_trace(place):
     for argument in (["--help"], ["--cfg", "job"]):
         done = here(*argument)
         assert done.status == 0 and "optimizer" in done.out and not list(place.iterdir())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(text, place):
+    """Two commands one after the other in one process, dropout on, and a third."""
+
+    def bits(seed: int, outputs: str) -> list[bytes]:
+        done = here(*SMALL, f"data.path={text}", "model.dropout=0.1", f"seed={seed}", f"outputs={outputs}")
+        assert done.status == 0, done
+        state = read_checkpoint(place / outputs / "latest" / "checkpoints" / "last.ckpt")["state_dict"]
+        return [weights.numpy().tobytes() for weights in state.values()]
+
+    first = bits(5, "one")
+    assert first == bits(5, "two") and first != bits(6, "three")
