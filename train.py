@@ -44,14 +44,14 @@ def fit(cfg: DictConfig, folder: Path) -> float:
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
 
     be_quiet()
-    trainer, module, data = build(cfg, start)
-    begin(trainer, module, data, folder)
+    trainer, module, data = build(cfg)
+    begin(trainer, module, data, folder, start)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
     return finish(trainer, module, data, folder, config, start)
 
 
-def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
-    """The trainer, the module and the data of a configuration; loggers go on from step `start`."""
+def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
+    """The trainer, the module and the data of a configuration."""
     from lightning.pytorch import seed_everything
 
     from yinggem.memory import check_memory
@@ -64,14 +64,13 @@ def build(cfg: DictConfig, start: int = -1) -> tuple[Any, Any, Any]:
     config = instantiate(cfg.model, vocab_size=data.tokenizer.vocab_size)
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
-    for block in model.blocks if cfg.compile else []:
-        block.compile()  # in place: the state dict keeps its names
+    if cfg.compile:
+        for block in model.blocks:
+            block.compile()  # in place: the state dict keeps its names
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
     module = LanguageModule(model, data.tokenizer, *rules, data.context_length, cfg.seed)
     groups = ((cfg[name] or {}).values() for name in ("logger", "callbacks"))
     loggers, callbacks = ([instantiate(entry) for entry in group if entry] for group in groups)
-    for logger in loggers if start > 0 else []:
-        getattr(logger, "resume_at", lambda step: None)(start)
     own = {"logger": loggers, "callbacks": callbacks, "profiler": instantiate(cfg.get("profiler"))}
     return instantiate(cfg.trainer, **own, default_root_dir=cfg.run_dir), module, data
 

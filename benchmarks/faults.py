@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
-from harness import Place, differences, end_state
+from harness import CHANCE, Place, Process, differences, end_state
 
-PHASES = ("start-up", "step", "validation", "checkpoint write", "other files", "shutdown")
+PHASES = [phase for phase in CHANCE if phase != "launch"]  # which is part of start-up
 Fault = Callable[[Place, random.Random], bool]
 
 
@@ -31,7 +31,7 @@ def hit(phase: str, number: int) -> Fault:
         process = place.start(*place.arguments())
         was_hit = process.hit(phase, number, rng)
         process.wait()
-        finish(place)
+        end_well(place.resume())
         return was_hit
 
     return fault
@@ -53,16 +53,18 @@ def damage(change: Callable[[bytearray, random.Random], None]) -> Fault:
             best = last.with_name("best.ckpt")
             assert refusal.status == 2 and refusal.sentence(), refusal.told()
             assert not best.exists() or str(best.resolve()) in refusal.sentence(), refusal.told()
-            last.unlink() if not best.exists() else shutil.copy(best, last)
-        finish(place)
+            if best.exists():
+                end_well(place.start(f"ckpt_path={best}"))
+                return True
+            last.unlink()
+        end_well(place.resume())
         return last is not None
 
     return fault
 
 
-def finish(place: Place) -> None:
-    """Continue until the run has ended well."""
-    process = place.resume()
+def end_well(process: Process) -> None:
+    """Wait for the end of a continued run."""
     assert process.wait() == 0, process.told()
 
 

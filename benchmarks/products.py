@@ -19,6 +19,7 @@ from yinggem.products import linear
 HIDDEN = 768
 OUTS = {"attention out": 768, "qkv": 2304, "head": 50257}
 Product = Callable[[Tensor, Tensor], Tensor]
+Use = Callable[[Product, Tensor, Tensor], object]
 
 
 def alternating(ours: Callable[[], object], theirs: Callable[[], object], seconds: float = 1.5) -> tuple[float, float]:
@@ -49,15 +50,15 @@ def main() -> None:
                 continue  # the loss takes the head in chunks of its own
             x, weight = torch.randn(rows, HIDDEN), torch.randn(out, HIDDEN)
             with torch.no_grad():
-                show(rows, name, "decode" if rows < 100 else "forward", lambda f: f(x, weight))  # noqa: B023
+                show(rows, name, "decode" if rows < 100 else "forward", lambda f, x, w: f(x, w), x, weight)
             if rows > 100:
                 x.requires_grad_(), weight.requires_grad_()
-                show(rows, name, "training", lambda f: trained(f, x, weight))  # noqa: B023
+                show(rows, name, "training", trained, x, weight)
 
 
-def show(rows: int, name: str, kind: str, use: Callable[[Product], object]) -> None:
+def show(rows: int, name: str, kind: str, use: Use, x: Tensor, weight: Tensor) -> None:
     """Measure one line of the table."""
-    ours, theirs = alternating(lambda: use(linear), lambda: use(F.linear))
+    ours, theirs = alternating(lambda: use(linear, x, weight), lambda: use(F.linear, x, weight))
     print(f"{rows:>5} {name:>14} {kind:>9} {1e3 * ours:>9.3f} {1e3 * theirs:>12.3f} {theirs / ours:>14.2f}")
 
 

@@ -8,11 +8,10 @@ import sys
 import pytest
 from running import SMALL, TEXT, here
 
+import train
 from yinggem import command
 from yinggem.errors import UserError
 from yinggem.run_folder import record
-
-CONF = __import__("train").CONF
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +48,16 @@ def test_nothing_to_continue_is_said(place, wanted):
         command.continued([f"ckpt_path={wanted}"])
 
 
-def ended(train) -> int:
-    return command.run(train, lambda: [], CONF)
+def ended(job) -> int:
+    return command.run(job, lambda: [], train.CONF)
 
 
 def test_exit_statuses(capsys):
     def fail(error):
-        def train():
+        def job():
             raise error
 
-        return train
+        return job
 
     assert ended(lambda: None) == 0
     assert ended(fail(UserError("Not like this."))) == 2

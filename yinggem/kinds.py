@@ -32,19 +32,24 @@ def check_kinds(config: dict[str, Any], conf: Path) -> None:
 
 def kinds(conf: Path) -> dict[str, set[type]]:
     """Every dotted name in the files of `conf`, with the types its values have there."""
+    found: dict[str, set[type]] = {}
+    for name, value in values(conf):
+        found.setdefault(name, set()).add(type(value))
+    return found
+
+
+def values(conf: Path) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values in the files of `conf`, as often as they stand there; unreadable files are left out."""
     import yaml
 
-    found: dict[str, set[type]] = {}
-    for path in conf.rglob("*.yaml"):
+    for path in sorted(conf.rglob("*.yaml")):
         try:
             text = path.read_text(encoding="utf-8")
             tree = yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError):
             continue
         prefix = "" if path.parent == conf or "@package _global_" in text else f"{path.parent.name}."
-        for name, value in leaves(tree if isinstance(tree, dict) else {}, prefix):
-            found.setdefault(name, set()).add(type(value))
-    return found
+        yield from leaves(tree if isinstance(tree, dict) else {}, prefix)
 
 
 def leaves(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,8 @@
 """x @ weight.T by the fastest float32 kernel that torch has on the CPU for the number of rows.
 
-F.linear asks MKL, which multiplies a large matrix and a few rows two to five times slower than memory is read, and
-many rows a tenth slower than oneDNN (on an AMD processor: benchmarks/products.py). Other devices and dtypes, autocast
-and torch.compile go through F.linear.
+F.linear asks MKL, which multiplies a large matrix and a few rows two to six times slower than memory is read, and
+many rows up to a tenth slower than oneDNN (on an AMD processor: benchmarks/products.py). Other devices and dtypes,
+autocast and torch.compile go through F.linear.
 """
 
 import functools

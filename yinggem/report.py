@@ -15,6 +15,7 @@ from yinggem.callbacks import TextSamples
 from yinggem.checkpoint import load_model
 from yinggem.datamodule import TextDataModule
 from yinggem.evaluate import evaluate
+from yinggem.loggers import MetricsCSV, TensorBoard
 from yinggem.module import LanguageModule
 from yinggem.sweep import write_result
 
@@ -27,6 +28,7 @@ QUIET = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*overfit_batches.*",
     ".*GPU available but not used.*",
+    ".*AMP with fp16 is not supported on CPU.*",  # check_precision refuses it
 )
 
 
@@ -39,9 +41,12 @@ def be_quiet() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
 
 
-def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path) -> None:
-    """Say what is about to happen."""
+def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, start: int) -> None:
+    """Let the loggers go on from step `start`, if the run is continued; say what is about to happen."""
     keep_freed_memory()
+    for logger in trainer.loggers:
+        if start > 0 and isinstance(logger, MetricsCSV | TensorBoard):
+            logger.resume_at(start)
     if not trainer.is_global_zero or data.split is None:
         return
     count, config = module.model.parameters_count, module.model.config

@@ -61,16 +61,9 @@ class Trainer(pl.Trainer):
             raise UserError(f"trainer.precision={precision} is unknown; choose bf16, bf16-true, 16, 32 or 64.")
         self.skip_bad_steps = skip_bad_steps
         plugins = [AtomicCheckpointIO(), *(options.pop("plugins", None) or [])]
-        if name == "16-mixed" and _will_be_on_cpu(options):  # Lightning would take bfloat16 instead
-            raise UserError("trainer.precision=16 needs a GPU; use bf16 or 32 on the CPU.")
         super().__init__(precision=name, plugins=plugins, use_distributed_sampler=False, **options)  # type: ignore[arg-type]
         _check_processes(self)
         check_precision(name, self.strategy.root_device)
-
-
-def _will_be_on_cpu(options: dict[str, Any]) -> bool:
-    chosen = options.get("accelerator", "auto")
-    return chosen == "cpu" or (chosen == "auto" and not torch.accelerator.is_available())
 
 
 def _check_limits(options: dict[str, Any]) -> None:
@@ -108,6 +101,8 @@ def _check_processes(trainer: pl.Trainer) -> None:
 
 def check_precision(name: str, device: torch.device) -> None:
     """UserError where the device cannot compute in that precision; one warning where it can, but slowly."""
+    if name == "16-mixed" and device.type == "cpu":
+        raise UserError("trainer.precision=16 needs a GPU; use bf16 or 32 on the CPU.")
     if not name.startswith("bf16"):
         return
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -9,7 +9,7 @@ import yaml
 from running import SMALL, TEXT, here
 
 import train
-from yinggem.kinds import leaves
+from yinggem.kinds import values
 
 pytestmark = pytest.mark.slow
 ROUNDS, EACH, SECONDS = 20, 25, 120
@@ -25,16 +25,13 @@ ODD = ["", "0", "-1", "1", "2", "3.5", "1e9", "-1e-9", "1e400", "nan", "inf", "n
 def tree() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Every group with its choices, every setting with the values it has in conf/."""
     groups: dict[str, list[str]] = {}
-    values: dict[str, list[str]] = {}
-    for path in sorted(train.CONF.rglob("*.yaml")):
-        text, group = path.read_text(), path.parent.name
-        if path.parent != train.CONF:
-            groups.setdefault(group, []).append(path.stem)
-        prefix = "" if path.parent == train.CONF or "@package _global_" in text else f"{group}."
-        for name, value in leaves(yaml.safe_load(text) or {}, prefix):
-            if not isinstance(value, dict):
-                values.setdefault(name, []).append(yaml.safe_dump(value, default_flow_style=True).split("\n")[0])
-    return groups, {name: kept for name, kept in values.items() if name not in NOT_HERE}
+    for path in sorted(train.CONF.glob("*/*.yaml")):
+        groups.setdefault(path.parent.name, []).append(path.stem)
+    settings: dict[str, list[str]] = {}
+    for name, value in values(train.CONF):
+        if not isinstance(value, dict) and name not in NOT_HERE:
+            settings.setdefault(name, []).append(yaml.safe_dump(value, default_flow_style=True).split("\n")[0])
+    return groups, settings
 
 
 def mutated(word: str, rng: random.Random) -> str:
@@ -47,18 +44,17 @@ def mutated(word: str, rng: random.Random) -> str:
 
 
 def command_lines(seed: int) -> Iterator[list[str]]:
-    rng, (groups, values) = random.Random(seed), tree()
+    rng, (groups, settings) = random.Random(seed), tree()
     for _ in range(EACH):
         words = []
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
-            kind = rng.random()
-            if kind < 0.2:
+            if rng.random() < 0.2:
                 group = rng.choice(sorted(groups))
                 choice = rng.choice([name for name in groups[group] if name not in SLOW.get(group, ())])
                 word = f"{group}={choice}"
             else:
-                name = rng.choice(sorted(values))
-                word = f"{name}={rng.choice(ODD) if rng.random() < 0.6 else rng.choice(values[name])}"
+                name = rng.choice(sorted(settings))
+                word = f"{name}={rng.choice(ODD) if rng.random() < 0.6 else rng.choice(settings[name])}"
             if rng.random() < 0.15:
                 word = mutated(word, rng)
             elif rng.random() < 0.1:

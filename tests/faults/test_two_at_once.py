@@ -18,7 +18,7 @@ def test_two_runs_on_a_text_that_nobody_has_tokenized_yet(tmp_path):
     assert [process.wait() for process in both] == [0, 0], [process.told() for process in both]
     one, other = folders(place)
     assert differences(end_state(one), other) == []
-    assert not list(place.cache.rglob(".*.partial"))
+    assert len(list(place.cache.rglob("*.tokens"))) == 1 and not list(place.cache.rglob(".*.partial"))
 
 
 def test_two_sweeps(tmp_path, straight):
