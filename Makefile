@@ -6,6 +6,7 @@ BIN := .venv/bin
 
 train: .venv/.installed
 	$(BIN)/python train.py
+	@echo "       (in a new shell, first: . .venv/bin/activate)"
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
