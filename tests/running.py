@@ -8,6 +8,8 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 import train
 from yinggem.command import prepare, run
 
@@ -35,13 +37,17 @@ class Done(NamedTuple):
 
 
 def here(*arguments: object) -> Done:
-    """Run the command in this process."""
-    out, err, argv = StringIO(), StringIO(), sys.argv[:]
+    """Run the command in this process, which is left as it was: Lightning keeps the port and the group of processes."""
+    out, err, argv, environment = StringIO(), StringIO(), sys.argv[:], dict(os.environ)
     try:
         with redirect_stdout(out), redirect_stderr(err):
             status = run(train.train, prepare([str(argument) for argument in arguments]), train.CONF)
     finally:
         sys.argv[:] = argv
+        os.environ.clear()
+        os.environ.update(environment)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return Done(status, out.getvalue(), err.getvalue())
 
 

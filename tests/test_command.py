@@ -1,5 +1,6 @@
 """What surrounds a run: the command line that continues, exit statuses, signals."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -74,6 +75,19 @@ def test_a_signal_ends_with_its_status_and_says_so(number, capsys):
     assert ended(lambda: os.kill(os.getpid(), number)) == 128 + number
     assert "Stopped before there was anything to save." in capsys.readouterr().err
     assert signal.getsignal(number) is before
+
+
+def test_a_stop_that_a_library_caught_is_no_error(capsys):
+    """Modules half imported, say, because of a bare `except` around an import."""
+
+    def job():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise TypeError("what was left half done")
+
+    assert ended(job) == 128 + signal.SIGTERM
+    told = capsys.readouterr().err
+    assert "Stopped before there was anything to save." in told and "half done" not in told
 
 
 def test_a_traceback_is_shown_on_request(monkeypatch, capsys):

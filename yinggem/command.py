@@ -129,7 +129,10 @@ def refuse(error: BaseException, conf: Path) -> int:
 def stopping_on_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
 
+    asked: list[int] = []
+
     def leave(signum: int, frame: Any) -> None:
+        asked.append(signum)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise StopRequested(signum)
 
@@ -139,6 +142,10 @@ def stopping_on_signals() -> Iterator[None]:
         before = {}
     try:
         yield
+    except (Exception, Failed) as error:
+        if asked:  # a library caught the stop, and failed because of what it had not finished
+            raise StopRequested(asked[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
