@@ -90,6 +90,13 @@ class Place:
         """Whether the command line of a run is on disk as a whole."""
         return any(path.read_text().endswith("\n") for path in self.outputs.glob("*/*/.hydra/overrides.yaml"))
 
+    def wait_for_checkpoint(self, process: "Process", seconds: float = 240) -> None:
+        """Until the process has written a best.ckpt."""
+        end = time.monotonic() + seconds
+        while not list(self.outputs.glob("*/*/checkpoints/best.ckpt")):
+            assert process.status is None and time.monotonic() < end, process.told()
+            time.sleep(0.01)
+
     def run_folder(self) -> Path:
         """The one run with a checkpoint."""
         found = [path for path in self.outputs.glob("*/*/") if (path / "checkpoints").exists()]

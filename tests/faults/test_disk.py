@@ -4,7 +4,6 @@ import random
 import resource
 import shutil
 import subprocess
-import time
 from contextlib import ExitStack
 
 import pytest
@@ -28,13 +27,6 @@ def small_disk(tmp_path, straight):
         yield place
 
 
-def wait_for_checkpoint(place: Place, process) -> None:
-    end = time.monotonic() + 120
-    while not list(place.outputs.glob("*/*/checkpoints/best.ckpt")) and time.monotonic() < end:
-        assert process.status is None, process.told()
-        time.sleep(0.01)
-
-
 def assert_ended_well(place: Place, process, reason: str) -> None:
     assert process.wait(120) == 2 and process.sentence(), process.told()
     assert reason in process.sentence() and "Cannot write" in process.sentence(), process.told()
@@ -48,7 +40,7 @@ def test_a_disk_that_fills_while_training(small_disk, expected):
     place, process = small_disk, None
     for turn in range(4):
         process = place.resume() if turn else place.start(*place.arguments())
-        wait_for_checkpoint(place, process)
+        place.wait_for_checkpoint(process)
         assert process.hit(("step", "validation")[turn % 2], 0, random.Random(turn))  # signal 0: just wait for it
         filler = place.outputs / "filler"
         with open(filler, "wb") as file, pytest.raises(OSError):
@@ -65,7 +57,7 @@ def test_a_disk_that_fills_while_training(small_disk, expected):
 
 def test_a_folder_that_becomes_read_only(small_disk, expected):
     process = small_disk.start(*small_disk.arguments())
-    wait_for_checkpoint(small_disk, process)
+    small_disk.wait_for_checkpoint(process)
     # a file system with open files refuses to become read-only: a bind mount over the run hides it all the same
     run = str(small_disk.run_folder())
     subprocess.run(["mount", "--bind", run, run], check=True)
@@ -93,7 +85,7 @@ def test_data_that_vanish_do_not_stop_a_run_but_its_continuation(place, expected
     text = tmp_path / "own.txt"
     shutil.copy(place.text, text)
     process = place.start(*place.arguments(f"data.path={text}"))
-    wait_for_checkpoint(place, process)
+    place.wait_for_checkpoint(process)
     process.hit("step", 15, random.Random(0))
     process.wait()
     text.rename(tmp_path / "away.txt")
