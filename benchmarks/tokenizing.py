@@ -11,7 +11,6 @@ documents of the same text already in memory, its result thrown away.
 import argparse
 import itertools
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from yinggem import bpe
 from yinggem.assets import SHAKESPEARE, read_asset
 from yinggem.corpus import open_corpus, tokenize
+from yinggem.files import cores
 from yinggem.tokenizer import KINDS, Tokenizer
 
 DOCUMENT_CHARACTERS = 1 << 16
@@ -29,14 +29,10 @@ PEER_MEGABYTES = 64  # at most; its lists of Python integers would fill the memo
 ROW = "{:9} {:>6} {:>6} {:>10} {:>7} {:>7} {:>14} {:>6} {:>8}"
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def measure_ours(name: str, path: str, folder: str) -> dict[str, float]:
     """Seconds to open, fit, tokenize, and tokenize again from the cache; peak resident MB of this process."""
     times, tokenizer = [time.perf_counter()], KINDS[name]()
-    corpus = open_corpus("text", path)
+    corpus = open_corpus("text", path, folder)
     times.append(time.perf_counter())
     tokenizer.fit(corpus.iter_text)
     times.append(time.perf_counter())

@@ -4,14 +4,17 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from yinggem import files, text_files, token_cache
 from yinggem.assets import SHAKESPEARE, read_asset
 from yinggem.errors import UserError
+from yinggem.notes import Stamp, recall, remember
+from yinggem.token_array import TokenArray
 from yinggem.tokenizer import Tokenizer
+from yinggem.waiting import waiting
 
 CHUNK_CHARACTERS = 1 << 20
 
@@ -26,7 +29,7 @@ class Corpus:
     sources: tuple[text_files.Source, ...]
     characters: int
     fingerprint: str
-    _signature: list[tuple[int, int]] = field(repr=False)
+    _stamps: list[Stamp] = field(repr=False)
 
     def iter_text(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
         """Characters start .. stop-1, in chunks that depend on the text alone, not on how files divide it."""
@@ -42,25 +45,23 @@ class Corpus:
 
     def check_unchanged(self) -> None:
         """UserError when a file was changed after it was verified."""
-        if text_files.signature(self.sources) != self._signature:
+        if text_files.stamps(self.sources) != self._stamps:
             raise UserError("The text files of data.path changed while they were being read; start again.")
 
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """Token ids of the two splits, memory-mapped uint16 or uint32, and the UTF-8 bytes each id stands for."""
+    """Token ids of the two splits, in memory-mapped shards, and the UTF-8 bytes each id stands for."""
 
-    train: np.ndarray  # (N,)
-    val: np.ndarray  # (M,)
+    train: TokenArray  # (N,)
+    val: TokenArray  # (M,)
     token_bytes: np.ndarray  # (V,) uint16
 
     @property
     def val_bytes(self) -> int:
         """UTF-8 bytes of the validation split that evaluation predicts: all but its first token's."""
-        ids = self.val[1:]
-        return sum(
-            int(self.token_bytes[ids[i : i + (1 << 20)]].sum(dtype=np.int64)) for i in range(0, len(ids), 1 << 20)
-        )
+        blocks = (self.val[i : i + (1 << 20)] for i in range(1, len(self.val), 1 << 20))
+        return sum(int(self.token_bytes[block].sum(dtype=np.int64)) for block in blocks)
 
 
 def open_corpus(source: str, path: str | Path | None = None, cache_dir: str | Path | None = None) -> Corpus:
@@ -85,18 +86,32 @@ def open_corpus(source: str, path: str | Path | None = None, cache_dir: str | Pa
         sources = text_files.find_text_files(path)
     else:
         raise UserError(f"data.source={source!r} is unknown; choose shakespeare, tinyshakespeare or text.")
-    return _verified(sources, path)
+    return _verified(sources, path, _cache_dir(cache_dir))
 
 
-def _verified(sources: tuple[text_files.Source, ...], path: str | Path | None) -> Corpus:
-    signature = text_files.signature(sources)
-    digest, characters = hashlib.sha256(), 0
-    for text in text_files.iter_normalised(sources):
-        digest.update(text.encode())
-        characters += len(text)
+def _verified(sources: tuple[text_files.Source, ...], path: str | Path | None, folder: Path) -> Corpus:
+    stamps = text_files.stamps(sources)
+    note = folder / f"{token_cache.cache_key('text', [name for name, *_ in stamps])}.text"
+    known = recall(note, stamps)
+    if known is None:
+        known = _read_through(sources, sum(size for _, size, *_ in stamps))
+        remember(note, stamps, known)
+    characters, fingerprint = known
     if not characters:
         raise UserError(f"data.path={path} is empty; name a file with text in it.")
-    return Corpus(sources, characters, digest.hexdigest(), signature)
+    return Corpus(sources, characters, fingerprint, stamps)
+
+
+def _read_through(sources: tuple[text_files.Source, ...], size: int) -> list[Any]:
+    """Characters and SHA-256 of the text, every byte of which is UTF-8."""
+    digest, characters = hashlib.sha256(), 0
+    with waiting("Reading", size) as advance:
+        for text in text_files.iter_normalised(sources):
+            encoded = text.encode()
+            digest.update(encoded)
+            characters += len(text)
+            advance(len(encoded))
+    return [characters, digest.hexdigest()]
 
 
 def tokenize(
@@ -126,16 +141,12 @@ def tokenize(
     key = token_cache.cache_key(corpus.fingerprint, tokenizer.fingerprint, split_by, cut)
     spans = [(0, cut), (cut, corpus.characters)] if split_by == "characters" else [(0, corpus.characters)]
 
-    def build(file: BinaryIO) -> None:
-        texts = [corpus.iter_text(*span) for span in spans]
-        token_cache.write_tokens(file, key, texts, corpus.characters, tokenizer)
-        corpus.check_unchanged()
-
-    ids, counts = files.cached_file(
-        folder / f"{key}.tokens", build, lambda path: token_cache.open_tokens(path, key, len(spans), tokenizer)
-    )
-    train = counts[0] if split_by == "characters" else int(len(ids) * (1 - val_fraction))
-    return TokenizedSplit(ids[:train], ids[train:], tokenizer.token_byte_lengths)
+    cache = token_cache.TokenCache(folder, key, tokenizer, spans, corpus.iter_text, corpus.check_unchanged)
+    parts = cache.tokens()
+    if split_by == "tokens":
+        border = int(len(parts[0]) * (1 - val_fraction))
+        parts = [parts[0].part(0, border), parts[0].part(border)]
+    return TokenizedSplit(parts[0], parts[1], tokenizer.token_byte_lengths)
 
 
 def _fit(corpus: Corpus, tokenizer: Tokenizer, folder: Path, cut: int) -> None:

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from yinggem.corpus import TokenizedSplit, open_corpus, tokenize
 from yinggem.errors import UserError
+from yinggem.token_array import TokenArray
 from yinggem.tokenizer import Tokenizer
 
+Ids = np.ndarray | TokenArray  # (N,) integers
 Window = tuple[int, int]  # first input token, number of targets
 Batch = tuple[Tensor, Tensor]  # inputs and targets, both (B, T) int64
 
@@ -39,13 +41,14 @@ def evaluation_windows(tokens: int, length: int) -> list[Window]:
 class Windows(Dataset[Batch]):
     """Batches of windows by their (start, length); all windows of a batch have the same length."""
 
-    def __init__(self, ids: np.ndarray) -> None:
+    def __init__(self, ids: Ids) -> None:
         self.ids = ids
 
     def __getitems__(self, windows: list[Window]) -> Batch:
-        starts, length = np.array([start for start, _ in windows]), windows[0][1] if windows else 0
-        block = self.ids[starts[:, None].astype(np.int64) + np.arange(length + 1)] if windows else np.empty((0, 1))
-        rows = torch.from_numpy(block.astype(np.int64))  # (B, T + 1)
+        block = np.empty((len(windows), windows[0][1] + 1 if windows else 1), np.int64)  # (B, T + 1)
+        for row, (start, length) in zip(block, windows, strict=True):
+            row[:] = self.ids[start : start + length + 1]
+        rows = torch.from_numpy(block)
         return rows[:, :-1], rows[:, 1:]
 
 
@@ -109,7 +112,7 @@ class WindowLoader(DataLoader[Batch]):
     Lightning keeps `state_dict` in its checkpoints.
     """
 
-    def __init__(self, ids: np.ndarray, batches: Sampler[list[Window]], **options: Any) -> None:
+    def __init__(self, ids: Ids, batches: Sampler[list[Window]], **options: Any) -> None:
         super().__init__(Windows(ids), batch_sampler=batches, collate_fn=_as_it_is, **options)
         self.batches = batches
         self.yielded = 0
@@ -238,7 +241,7 @@ class TextDataModule(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, ids: np.ndarray, batches: Sampler[list[Window]]) -> WindowLoader:
+    def _loader(self, ids: Ids, batches: Sampler[list[Window]]) -> WindowLoader:
         pin = torch.cuda.is_available()
         return WindowLoader(ids, batches, num_workers=self.num_workers, pin_memory=pin)
 

@@ -17,6 +17,7 @@ from yinggem.cli import Parser, choose_device, run, whole
 from yinggem.corpus import open_corpus, tokenize
 from yinggem.errors import UserError
 from yinggem.loss import bits_per_byte, next_token_loss, perplexity
+from yinggem.token_array import TokenArray
 from yinggem.transformer import Transformer
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
@@ -39,7 +40,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: Transformer, ids: np.ndarray, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
+    model: Transformer, ids: np.ndarray | TokenArray, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
 ) -> Evaluation:
     """Predict ids[1:] in consecutive windows of `context_length` targets, the last one as short as it comes.
 
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     named = options.data in ("shakespeare", "tinyshakespeare")
     corpus = open_corpus(options.data if named else "text", options.data_path if named else options.data)
     split = tokenize(corpus, tokenizer, None, options.val_fraction, options.split_by)
-    ids = np.concatenate((split.train, split.val)) if options.split == "all" else getattr(split, options.split)
+    ids = split.train + split.val if options.split == "all" else getattr(split, options.split)
     context_length = options.context_length or trained_context_length(read_checkpoint(path))
     figures = evaluate(model, ids, split.token_bytes, context_length, options.batch_size).to_dict()
     if options.json:

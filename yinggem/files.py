@@ -64,6 +64,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_cache_dir() -> Path:
     """$YINGGEM_CACHE, else yinggem in $XDG_CACHE_HOME or ~/.cache; a temporary folder where that cannot be written."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -97,23 +102,34 @@ def cached_file(
     content = open_verified(path)
     if content is not None:
         return content
-    with _locked(path):
+    with locked(path):
         content = open_verified(path)  # another process may have built it meanwhile
         if content is not None:
             return content
         if path.exists():
             log.warning("%s is damaged and is made again.", path)
-        _remove_leftovers(path)
+        remove_leftovers(path)
         write_atomically(path, build)
         content = open_verified(path)
     if content is None:
-        raise UserError(f"{path} does not hold what was just written to it; check the disk, or choose another folder.")
+        raise not_what_was_written(path)
     return content
 
 
+def not_what_was_written(path: Path) -> UserError:
+    """The error when a file cannot be read back."""
+    return UserError(f"{path} does not hold what was just written to it; check the disk, or choose another folder.")
+
+
+def _lock_of(path: Path) -> Path:
+    """One lock for all files whose names are the same up to the first dot."""
+    return path.with_name(f"{path.name.split('.')[0]}.lock")
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(f"{path}.lock")
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that makes this file and those it belongs to."""
+    lock = FileLock(_lock_of(path))
     try:
         try:
             lock.acquire(timeout=0)
@@ -121,22 +137,22 @@ def _locked(path: Path) -> Iterator[None]:
             log.info("Waiting for another process that is making %s.", path)
             lock.acquire()
     except OSError as error:
-        raise UserError(f"Cannot lock {path}.lock ({error.strerror or error}); choose another folder.") from None
+        raise UserError(f"Cannot lock {lock.lock_file} ({error.strerror or error}); choose another folder.") from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove partial files of killed processes from the folder of `path`, whose lock we hold.
 
     A living writer holds the lock of its file. Process ids would not do: the folder may be shared by machines.
     """
     for partial in path.parent.glob(".*.partial"):
-        target = partial.name[1:].rsplit(".", 2)[0]
-        if target == path.name:
+        lock = _lock_of(path.with_name(partial.name[1:]))
+        if lock == _lock_of(path):
             partial.unlink(missing_ok=True)
         else:
-            with contextlib.suppress(OSError), FileLock(f"{path.with_name(target)}.lock", timeout=0):  # Timeout is one
+            with contextlib.suppress(OSError), FileLock(lock, timeout=0):  # Timeout is one
                 partial.unlink(missing_ok=True)

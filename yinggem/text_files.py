@@ -12,6 +12,7 @@ from pathlib import Path
 
 from yinggem.errors import UserError
 from yinggem.files import cached_file
+from yinggem.notes import Stamp, stamp
 
 Source = Path | bytes  # a file, or the content of one
 
@@ -110,13 +111,12 @@ def _iter_blocks(source: Source) -> Iterator[bytes]:
         raise _unreadable(source, error) from None
 
 
-def signature(sources: Iterable[Source]) -> list[tuple[int, int]]:
-    """(size, time of last change) of every file, to notice one that changes between two readings."""
+def stamps(sources: Iterable[Source]) -> list[Stamp]:
+    """What tells every file from itself before a change, also between two readings."""
     try:
-        stats = [os.stat(source) for source in sources if isinstance(source, Path)]
+        return [stamp(source) for source in sources if isinstance(source, Path)]
     except OSError as error:
         raise _unreadable(Path(str(error.filename)), error) from None
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def tinyshakespeare(path: str | Path | None, cache_dir: Path) -> Path:
