@@ -19,6 +19,7 @@ from yinggem.errors import UserError
 from yinggem.loss import bits_per_byte, next_token_loss, perplexity
 from yinggem.token_array import TokenArray
 from yinggem.transformer import Transformer
+from yinggem.waiting import waiting
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
 
@@ -57,16 +58,25 @@ def evaluate(
         raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     device, total, size = model.head_weight.device, 0.0, 0
     step = context_length * batch_size
-    for start in range(0, count, step):
-        block = torch.from_numpy(ids[start : min(start + step, count) + 1].astype(np.int64)).to(device)
-        size += int(token_bytes[ids[start + 1 : start + len(block)]].sum(dtype=np.int64))
-        whole_windows = (len(block) - 1) // context_length * context_length
-        for first, last, width in ((0, whole_windows, context_length), (whole_windows, len(block) - 1, None)):
-            if first < last:
-                inputs, targets = (block[first + k : last + k].view(-1, width or last - first) for k in (0, 1))
-                hidden = model.hidden(inputs)
-                total += next_token_loss(hidden, model.head_weight, targets, model.head_bias, reduction="sum").item()
+    with waiting("Evaluating", count) as advance:
+        for start in range(0, count, step):
+            block = torch.from_numpy(ids[start : min(start + step, count) + 1].astype(np.int64)).to(device)
+            size += int(token_bytes[ids[start + 1 : start + len(block)]].sum(dtype=np.int64))
+            total += _nats(model, block, context_length)
+            advance(len(block) - 1)
     return Evaluation(total, count, size)
+
+
+def _nats(model: Transformer, block: torch.Tensor, context_length: int) -> float:
+    """Nats of block[1:], (N,) ids, in windows of `context_length` targets and a shorter last one."""
+    count = len(block) - 1
+    whole_windows, nats = count // context_length * context_length, 0.0
+    for first, last, width in ((0, whole_windows, context_length), (whole_windows, count, count - whole_windows)):
+        if first < last:
+            inputs, targets = (block[first + k : last + k].view(-1, width) for k in (0, 1))
+            hidden = model.hidden(inputs)
+            nats += next_token_loss(hidden, model.head_weight, targets, model.head_bias, reduction="sum").item()
+    return nats
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
