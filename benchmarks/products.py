@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from machine import print_limits
 from torch import Tensor
 
-from yinggem.products import linear
+from yinggem.products import linear, prepare
 
 HIDDEN = 768
 OUTS = {"attention out": 768, "qkv": 2304, "head": 50257}
 Product = Callable[[Tensor, Tensor], Tensor]
-Use = Callable[[Product, Tensor, Tensor], object]
 
 
 def alternating(ours: Callable[[], object], theirs: Callable[[], object], seconds: float = 1.5) -> tuple[float, float]:
@@ -50,16 +49,19 @@ def main() -> None:
                 continue  # the loss takes the head in chunks of its own
             x, weight = torch.randn(rows, HIDDEN), torch.randn(out, HIDDEN)
             with torch.no_grad():
-                show(rows, name, "decode" if rows < 100 else "forward", lambda f, x, w: f(x, w), x, weight)
+                ours = (rows < 100 and prepare(weight, None, rows)) or (lambda x, w=weight: linear(x, w))
+                kind = "decode" if rows < 100 else "forward"
+                show(rows, name, kind, lambda f=ours, x=x: f(x), lambda x=x, w=weight: F.linear(x, w))
             if rows > 100:
                 x.requires_grad_(), weight.requires_grad_()
-                show(rows, name, "training", trained, x, weight)
+                mine, torchs = (lambda f=f, x=x, w=weight: trained(f, x, w) for f in (linear, F.linear))
+                show(rows, name, "training", mine, torchs)
 
 
-def show(rows: int, name: str, kind: str, use: Use, x: Tensor, weight: Tensor) -> None:
+def show(rows: int, name: str, kind: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
     """Measure one line of the table."""
-    ours, theirs = alternating(lambda: use(linear, x, weight), lambda: use(F.linear, x, weight))
-    print(f"{rows:>5} {name:>14} {kind:>9} {1e3 * ours:>9.3f} {1e3 * theirs:>12.3f} {theirs / ours:>14.2f}")
+    mine, torchs = alternating(ours, theirs)
+    print(f"{rows:>5} {name:>14} {kind:>9} {1e3 * mine:>9.3f} {1e3 * torchs:>12.3f} {torchs / mine:>14.2f}")
 
 
 if __name__ == "__main__":

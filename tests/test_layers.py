@@ -7,7 +7,9 @@ from references import rms_norm
 from transformers.models.mistral.configuration_mistral import MistralConfig
 from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSNorm
 
-from yinggem.layers import GeGLU, Linear, RMSNorm
+from yinggem.config import ModelConfig
+from yinggem.layers import GeGLU, Linear, RMSNorm, decoding
+from yinggem.transformer import Transformer
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
@@ -57,3 +59,25 @@ def test_linear_of_one_row_is_linear(shape: tuple[int, ...], out_features: int, 
     layer, x = Linear(24, out_features, bias=bias), torch.randn(shape)
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("tie", [True, False])
+def test_layers_are_laid_out_inside_decoding_alone_and_mean_the_same(rows: int, tie: bool) -> None:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(500, 256, 1, 4, tie_word_embeddings=tie)).eval()
+    tokens = torch.randint(500, (rows, 1))
+    with torch.no_grad():
+        expected = model(tokens)
+        with decoding(model, rows):
+            assert model.head.product and model.blocks[0].attention.qkv.product
+            torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-5)
+    assert not any(getattr(module, "product", None) for module in model.modules())
+
+
+def test_gradients_are_taken_of_the_weights_not_of_their_layout() -> None:
+    layer, x = Linear(256, 512), torch.randn(3, 256)
+    with decoding(layer, rows=3):
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(512, -1))

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from yinggem.errors import UserError
 from yinggem.kv_cache import KVCache
+from yinggem.layers import decoding
 from yinggem.sampling import Sampling
 from yinggem.transformer import Transformer
 
@@ -178,16 +179,21 @@ def generate(
     generators = [Generator(prompt.device).manual_seed(seed) for seed in seeds]
     history = History(prompt, model.config.vocab_size, sampling)
     cache, logits = _prefill(model, prompt, max_new_tokens)
-    for step in range(max_new_tokens):
-        if not bool(logits.amax(-1).isfinite().all()):  # not a number anywhere is one here
-            raise UserError("The model's output is not a finite number: its training diverged; use another checkpoint.")
-        logits = apply_filters(logits, sampling, history)
-        greedy = sampling.temperature < LEAST_TEMPERATURE
-        tokens = logits.argmax(-1) if greedy else sample(logits, generators)
-        yield tokens
-        if step + 1 < max_new_tokens:
-            history.add(tokens)
-            logits = model.head(model.hidden(tokens[:, None], cache))[:, 0].float()
+    with decoding(model, len(prompt)):
+        for step in range(max_new_tokens):
+            tokens = _choose(logits, sampling, history, generators)
+            yield tokens
+            if step + 1 < max_new_tokens:
+                history.add(tokens)
+                logits = model.head(model.hidden(tokens[:, None], cache))[:, 0].float()
+
+
+def _choose(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
+    """The next ids (B,)."""
+    if not bool(logits.amax(-1).isfinite().all()):  # not a number anywhere is one here
+        raise UserError("The model's output is not a finite number: its training diverged; use another checkpoint.")
+    logits = apply_filters(logits, sampling, history)
+    return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
 
 
 def _prefill(model: Transformer, prompt: Tensor, more: int) -> tuple[KVCache, Tensor]:

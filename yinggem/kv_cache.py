@@ -31,6 +31,7 @@ class KVCache:
         shape = (config.num_hidden_layers, batch_size, config.key_value_heads, slots, config.head_size)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._step: list[tuple[Tensor, ...]] = []  # of each layer, for one token: its slot's, then all visible k and v
 
     @property
     def slots(self) -> int:
@@ -44,8 +45,14 @@ class KVCache:
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more positions; called once per forward pass, before the layers."""
         needed = self.length + tokens
-        if self.window or needed <= self.slots:
-            return
+        if not self.window and needed > self.slots:
+            self._grow(needed)
+        if tokens == 1:  # here for all layers at once: in every layer it would show
+            slot, filled, buffers = self.length % self.slots, min(needed, self.slots), (self.keys, self.values)
+            views = [x.narrow(3, slot, 1) for x in buffers] + [x.narrow(3, 0, filled) for x in buffers]
+            self._step = list(zip(*(view.unbind() for view in views), strict=True))
+
+    def _grow(self, needed: int) -> None:
         if self.max_length:
             raise UserError(f"The key/value cache holds max_length={self.max_length} positions; {needed} were asked.")
         extra = (1 << (needed - 1).bit_length()) - self.slots
@@ -61,12 +68,12 @@ class KVCache:
         `advance` moves the position on once all layers are done.
         """
         tokens, seen, slots = key.size(2), self.length, self.slots
-        keys, values = self.keys[layer], self.values[layer]
         if tokens == 1:
-            slot = seen % slots
-            keys[:, :, slot : slot + 1], values[:, :, slot : slot + 1] = key, value
-            filled = min(seen + 1, slots)
-            return keys[:, :, :filled], values[:, :, :filled]
+            key_slot, value_slot, keys, values = self._step[layer]
+            key_slot.copy_(key)
+            value_slot.copy_(value)
+            return keys, values
+        keys, values = self.keys[layer], self.values[layer]
         visible = key, value
         if seen:
             order = torch.arange(max(0, seen - slots + 1), seen, device=key.device) % slots

@@ -1,20 +1,63 @@
 """Linear, RMSNorm and the GeGLU feed-forward layer."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yinggem.products import linear
+from yinggem.products import Product, linear, prepare
 
 
 class Linear(nn.Linear):
     """nn.Linear by the kernels of `yinggem.products`."""
 
+    product: Product | None = None  # of a decoding step: see `decoding`
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return linear(x, self.weight, self.bias)
+        return _multiply(self, x)
+
+
+class TiedHead(nn.Module):
+    """The output layer whose matrix is the embedding: it owns the bias alone, so a state dict holds the matrix once."""
+
+    product: Product | None = None
+
+    def __init__(self, embedding: nn.Embedding, bias: bool) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple: not registered a second time as a submodule
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D), the embedding's parameter."""
+        return self._embedding[0].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> logits (..., V)."""
+        return _multiply(self, hidden)
+
+
+def _multiply(layer: Linear | TiedHead, x: Tensor) -> Tensor:
+    if layer.product and not torch.is_grad_enabled():
+        return layer.product(x)
+    return linear(x, layer.weight, layer.bias)
+
+
+@contextlib.contextmanager
+def decoding(model: nn.Module, rows: int) -> Iterator[None]:
+    """Inside, every matrix of `model` is laid out for inputs of `rows` rows; the weights must not change meanwhile."""
+    layers = [module for module in model.modules() if isinstance(module, Linear | TiedHead)]
+    try:
+        for layer in layers:
+            layer.product = prepare(layer.weight, layer.bias, rows)
+        yield
+    finally:
+        for layer in layers:
+            layer.product = None
 
 
 class RMSNorm(nn.Module):
@@ -64,7 +107,15 @@ class GeGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.down(_GatedGELU.apply(self.gate_up(x)))
+        gate_up = self.gate_up(x)
+        if not torch.is_grad_enabled():
+            return self.down(_gated_gelu(gate_up))
+        return self.down(_GatedGELU.apply(gate_up))
+
+
+def _gated_gelu(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh").mul_(up)
 
 
 class _GatedGELU(torch.autograd.Function):
@@ -73,8 +124,7 @@ class _GatedGELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.gelu(gate, approximate="tanh").mul_(up)
+        return _gated_gelu(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

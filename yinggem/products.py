@@ -1,19 +1,24 @@
 """x @ weight.T by the fastest float32 kernel that torch has on the CPU for the number of rows.
 
-F.linear asks MKL, which multiplies a large matrix and a few rows two to six times slower than memory is read, and
-many rows up to a tenth slower than oneDNN (on an AMD processor: benchmarks/products.py). Other devices and dtypes,
-autocast and torch.compile go through F.linear.
+`linear` is for many rows: F.linear asks MKL, which multiplies them up to a tenth slower than oneDNN (on an AMD
+processor: benchmarks/products.py). `prepare` is for a decoding step, the same few rows' product again and again, where
+F.linear takes two to six times as long as memory takes to be read. Other devices and dtypes, autocast and
+torch.compile go through F.linear.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_ROWS = 4  # up to here a product costs what reading its matrix costs
 SMALL = 1 << 22  # multiplications below which a call of oneDNN costs more than it saves
+SMALL_MATRIX = 1 << 16  # weights below which a decoding step is fastest by F.linear
+READING_ROWS = 2  # up to here a product is as fast as its matrix is read, and beyond bound by the arithmetic
+
+Product = Callable[[Tensor], Tensor]
 
 
 @functools.cache
@@ -26,8 +31,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., in), (out, in), (out,) -> (..., out), differentiable once."""
     if not _is_plain(x) or not _is_plain(weight) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    if not torch.is_grad_enabled() and x.numel() <= FEW_ROWS * weight.size(1):
-        return multiply_few_rows(x, weight, bias)
     if not has_onednn() or x.numel() * len(weight) < SMALL:
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else onednn(x, weight, bias)
@@ -43,20 +46,41 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def multiply_few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., in) with a few rows, weight (out, in) -> (..., out), the rows of `weight` shared out among the threads.
+def prepare(weight: Tensor, bias: Tensor | None, rows: int) -> Product | None:
+    """What maps x (..., in) of `rows` rows in all to (..., out) fastest; None where that is F.linear.
+
+    It holds views of the weight, or a copy laid out for oneDNN, so it is for as long as the weight does not change.
+    """
+    if not _is_plain(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
+        return None
+    if rows <= READING_ROWS:
+        return _shared_out(weight, bias)
+    if not has_onednn():
+        return None
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return lambda x: onednn(x, packed, bias)
+
+
+def _shared_out(weight: Tensor, bias: Tensor | None) -> Product:
+    """The rows of the weight shared out among the threads: parts (threads, out / threads, in) @ x (in, rows).
 
     MKL multiplies a matrix and one or two vectors on one thread; a batch of matrices it spreads over all of them.
     """
-    threads, rows = torch.get_num_threads(), x.reshape(-1, x.size(-1))
-    shared = len(weight) // threads * threads
-    parts = weight[:shared].view(threads, -1, weight.size(1))
-    columns = rows.t()  # strides (1, in): with (1, 1) bmm takes a path five times slower
-    out = torch.bmm(parts, columns.expand(threads, -1, -1)).view(shared, len(rows))
-    if shared < len(weight):
-        out = torch.cat((out, weight[shared:] @ columns))
-    out = out.t() if bias is None else out.t() + bias
-    return out.reshape(*x.shape[:-1], -1)
+    out, size = weight.shape
+    threads = torch.get_num_threads()
+    shared = out // threads * threads
+    parts, rest = weight[:shared].view(threads, -1, size), weight[shared:]
+    bias = weight.new_zeros(out) if bias is None else bias
+    parts_bias, rest_bias = bias[:shared].view(threads, -1, 1), bias[shared:, None]
+
+    def product(x: Tensor) -> Tensor:
+        columns = x.reshape(-1, size).t()  # strides (1, in): with (1, 1) the product takes a path five times slower
+        y = torch.baddbmm(parts_bias, parts, columns.expand(threads, -1, -1)).view(shared, -1)
+        if shared < out:
+            y = torch.cat((y, torch.addmm(rest_bias, rest, columns)))
+        return y.t().reshape(*x.shape[:-1], out)
+
+    return product
 
 
 class _Linear(torch.autograd.Function):

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from yinggem.attention import attention
 from yinggem.config import ModelConfig
 from yinggem.kv_cache import KVCache
-from yinggem.layers import GeGLU, Linear, RMSNorm
-from yinggem.products import linear
+from yinggem.layers import GeGLU, Linear, RMSNorm, TiedHead
 from yinggem.rope import rotary_angles, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -24,15 +23,20 @@ class Attention(nn.Module):
         self.window, self.dropout, self.backend = config.attention_window, config.attention_dropout, backend
         self.qkv = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.size, bias=config.bias)
         self.output = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        self.query_norm = RMSNorm(self.size, config.rms_norm_eps) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.size, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.query_norm, self.key_norm = (RMSNorm(self.size, config.rms_norm_eps) for _ in range(2))
 
     def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         heads = self.qkv(x).unflatten(-1, (-1, self.size))  # (B, T, Hq + 2 Hkv, d)
-        query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        query, key = rotate(self.query_norm(query), *angles), rotate(self.key_norm(key), *angles)
-        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # (B, H, T, d)
+        turning, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.qk_norm:
+            query, key = turning.split((self.heads, self.kv_heads), dim=2)
+            turning = torch.cat((self.query_norm(query), self.key_norm(key)), dim=2)
+        turned = rotate(turning, *angles).transpose(1, 2)  # (B, H, T, d)
+        query, key = turned.split((self.heads, self.kv_heads), dim=1)
+        value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
         dropout = self.dropout if self.training else 0.0
@@ -49,30 +53,12 @@ class Block(nn.Module):
         self.attention = Attention(config, backend)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GeGLU(config.hidden_size, config.intermediate_size, config.bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, layer))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
-class TiedHead(nn.Module):
-    """The output layer whose matrix is the embedding: it owns the bias alone, so a state dict holds the matrix once."""
-
-    def __init__(self, embedding: nn.Embedding, bias: bool) -> None:
-        super().__init__()
-        self._embedding = (embedding,)  # in a tuple: not registered a second time as a submodule
-        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
-
-    @property
-    def weight(self) -> Tensor:
-        """(V, D), the embedding's parameter."""
-        return self._embedding[0].weight
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> logits (..., V)."""
-        return linear(hidden, self.weight, self.bias)
 
 
 class Transformer(nn.Module):
@@ -87,7 +73,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, attention_backend) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head: Linear | TiedHead
