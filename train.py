@@ -28,7 +28,8 @@ def train(cfg: DictConfig) -> float:
     """One run, or one job of a sweep; returns its validation loss, the metric that searches minimise."""
     folder, hydra_cfg = Path(cfg.run_dir), HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN:
-        return attempt(partial(fit, cfg, folder), folder, Path(hydra_cfg.sweep.dir), CONF)
+        cfg.ckpt_path = "auto"  # a job that was stopped, or put back into the queue of a cluster, goes on
+        return attempt(partial(fit, cfg, folder), folder, CONF)
     try:
         return fit(cfg, folder)
     except Exception as error:

@@ -5,6 +5,7 @@ import os
 import re
 
 from yinggem.cli import Parser
+from yinggem.errors import UserError
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
 FLAGS: dict[tuple[str, ...], dict[str, object]] = {
@@ -42,7 +43,18 @@ def tidy(arguments: list[str]) -> list[str]:
     flags = _flags(found)
     if found.hydra_help or found.version:
         return flags  # Hydra would look for our settings in a configuration of its own
+    _check_multirun(found)
     return [*flags, *(quote_path(setting, found.multirun) for setting in found.settings)]
+
+
+def _check_multirun(found: argparse.Namespace) -> None:
+    """UserError for what makes sense with -m only."""
+    if found.multirun or found.cfg or found.info or found.help:
+        return
+    for setting in found.settings:
+        group, _, choice = setting.lstrip("+").partition("=")
+        if group in ("sweep", "launcher", "hydra/launcher", "hydra/sweeper") and choice not in ("", "null"):
+            raise UserError(f"{setting} is for many runs from one command; write `python train.py -m {setting}`.")
 
 
 def only_shows(arguments: list[str]) -> bool:

@@ -15,7 +15,7 @@ from yinggem.arguments import only_shows, quoted, tidy
 from yinggem.errors import StopRequested, UserError
 from yinggem.friendly import causes, explain
 from yinggem.run_folder import find_resumption, forget_folders, recorded, withdraw
-from yinggem.sweep import begun, conclude, old_sweep
+from yinggem.sweep import SWEEP, begun, conclude, old_sweep
 
 
 class Failed(BaseException):
@@ -42,7 +42,9 @@ def continued(arguments: list[str]) -> list[str]:
     outputs = Path("outputs" if place is None else unquoted(place))
     if any(argument in ("-m", "--multirun") for argument in arguments):
         folder, overrides = old_sweep(name, outputs)
-        return [*overrides, *others, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
+        flags = [argument for argument in others if argument.startswith("-")]  # Hydra reads them first
+        more = [argument for argument in others if argument not in flags]
+        return [*flags, *overrides, *more, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
     old = find_resumption(name, outputs)
     where = []
     if old.overrides or old.checkpoint is None or (old.folder / ".hydra").is_dir():
@@ -95,6 +97,7 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
     try:
         with stopping_on_signals():
+            begun.clear()
             sys.argv[1:] = arguments()
             forget_folders(only_shows(sys.argv[1:]))
             train()
@@ -162,6 +165,6 @@ def last_checkpoint() -> Path | None:
 
 def how_to_continue(checkpoint: Path | None) -> str:
     """The command that takes up a stopped sweep or run."""
-    if begun:
+    if begun and (begun[-1] / SWEEP).is_file():
         return f" Continue the sweep with: python train.py -m ckpt_path={shlex.quote(str(begun[-1]))}"
     return f" Continue with: python train.py ckpt_path={shlex.quote(str(checkpoint))}" if checkpoint else ""

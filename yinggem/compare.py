@@ -39,8 +39,9 @@ class Run:
 
     @property
     def state(self) -> str:
-        """finished, failed (with the sentence in result["error"]), or unfinished."""
-        return "failed" if "error" in self.result else "finished" if "loss" in self.result else "unfinished"
+        """failed (with the sentence in result["error"]), finished, pruned (by a search), or unfinished."""
+        known = {"error": "failed", "loss": "finished", "pruned": "pruned"}
+        return next((state for key, state in known.items() if key in self.result), "unfinished")
 
     @property
     def label(self) -> str:
@@ -119,15 +120,32 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
     from rich.table import Table
 
     names = [name for name in table[0] if name != "folder"]
-    drawn = Table(*names, "folder")
+    drawn = Table(*map(short(names).__getitem__, names), "folder")
     for row in table:
-        cells = [f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for name in names]
-        drawn.add_row(*cells, Path(row["folder"]).name)
+        drawn.add_row(*(cell(row[name]) for name in names), Path(row["folder"]).name)
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 250  # a file has room for every column
     console.print(drawn)
     for entry in runs:
         if entry.state == "failed":
             console.print(f"{entry.folder.name} failed: {entry.result['error']}", markup=False)
+
+
+def short(names: list[str]) -> dict[str, str]:
+    """Names of settings without their group, where that is enough to tell them apart."""
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
+
+
+def cell(value: Any) -> str:
+    """A figure or a setting with as many digits as one can compare."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    try:
+        return f"{float(value):.4g}" if len(value) > 6 else value
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def draw(runs: list[Run], path: Path) -> None:

@@ -87,6 +87,8 @@ def settings(conf: Path) -> list[str]:
 
 def _unknown_option(name: str, conf: Path) -> str:
     group, _, option = name.rpartition("/")
+    if group == "hydra/launcher" and option.startswith(("yinggem_", "submitit_")):
+        return "launcher= hands jobs to submitit, which is not installed; pip install 'yinggem[cluster]' brings it."
     options = sorted(path.stem for path in (conf / group).glob("*.yaml")) if group else []
     if not options:
         groups = sorted(path.name for path in conf.iterdir() if path.is_dir())

@@ -20,7 +20,8 @@ class LastCheckpoint(Checkpoint):
     A checkpoint is taken between steps only, when everything that belongs to the step is done: gradients applied,
     figures logged and, where a validation is due after this step, that one as well. A run continued from it repeats
     nothing and leaves nothing out. The first SIGINT or SIGTERM asks for such a checkpoint and then for the end; a
-    second SIGINT leaves at once, which harms no file, for all are written atomically.
+    second SIGINT leaves at once, which harms no file, for all are written atomically. SIGUSR2, by which submitit says
+    that the time is up, is handed on once the checkpoint is there: its handler puts the job back into the queue.
 
     Args:
         dirpath: the folder of last.ckpt.
@@ -49,9 +50,7 @@ class LastCheckpoint(Checkpoint):
         """Listen to signals, where this is the main thread."""
         self._saved_at, self._step = time.monotonic(), trainer.global_step
         try:
-            self._handlers = {
-                number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in _listened_to()}
         except ValueError:  # another thread: signals are its owner's
             self._handlers = {}
 
@@ -62,6 +61,13 @@ class LastCheckpoint(Checkpoint):
         if not self._signum:
             os.write(2, b"\nStopping after this step; Ctrl-C once more leaves at once.\n")
         self._signum = signum
+
+    def _leave(self, step: int) -> None:
+        signum = self._signum or signal.SIGTERM
+        self._restore_handlers()
+        if signum not in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(signum)
+        raise StopRequested(signum, step, self.path)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
@@ -85,7 +91,7 @@ class LastCheckpoint(Checkpoint):
         if stop or steps_due or finished or self._minutes_are_over(trainer):
             self._save(trainer)
         if stop:
-            raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
+            self._leave(trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after every validation."""
@@ -94,7 +100,7 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
         self.good = str(self.path)
         if self._asked_to_stop(trainer):
-            raise StopRequested(self._signum or signal.SIGTERM, trainer.global_step, self.path)
+            self._leave(trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the run, unless that is done: a checkpoint inside an epoch can be continued for longer."""
@@ -126,3 +132,10 @@ class LastCheckpoint(Checkpoint):
             logger.save()  # what was logged before this step must not be lost with a kill after it
         trainer.save_checkpoint(self.path)
         self.good, self._saved_at, self._saved_step = "", time.monotonic(), trainer.global_step
+
+
+def _listened_to() -> list[int]:
+    """The signals that ask for the end; SIGUSR2 only where somebody has given it a meaning."""
+    timeout = getattr(signal, "SIGUSR2", None)  # not on Windows
+    cluster = [timeout] if timeout is not None and callable(signal.getsignal(timeout)) else []
+    return [signal.SIGINT, signal.SIGTERM, *cluster]

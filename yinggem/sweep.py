@@ -1,37 +1,48 @@
 """Many runs from one command: each on its own, finished ones not repeated, the end a comparison."""
 
+import contextlib
 import gc
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from yinggem.compare import RESULT, compare, read_result
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
 from yinggem.friendly import explain
+from yinggem.study import STUDY, Pruned, conclude_search
 
 SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
 begun: list[Path] = []  # sweep folders of this process
 
 
-def attempt(job: Callable[[], float], folder: Path, sweep: Path, conf: Path) -> float:
-    """Run one job of a sweep: its value, at once if it is finished; infinity if it fails, for the others go on."""
-    if sweep not in begun:
-        begun.append(sweep)
-    finished = read_result(folder).get("loss")
-    if isinstance(finished, float):
-        print(f"{folder.name} is finished: {finished:.4f}")
-        return finished
-    forget_the_last_job()
-    try:
-        return job()
-    except Exception as error:
-        sentence = explain(error, conf)
-        write_result(folder, {"error": sentence})
-        print(f"error in job {folder.name}: {sentence}", file=sys.stderr)
+def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
+    """Run one job of a sweep: its value, at once if it is finished; infinity if it fails, for the others go on.
+
+    Where the job is still under way in a process of a launcher that is gone, its end is waited for.
+    """
+    first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID"))  # of the processes of this job
+    with FileLock(folder.parent / f".{folder.name}.lock") if first else contextlib.nullcontext():
+        result = read_result(folder)
+        if "loss" in result or "pruned" in result:
+            print(f"Job {folder.name} is {'finished' if 'loss' in result else 'pruned'} already.")
+            return float(result.get("loss", math.inf))
+        forget_the_last_job()
+        try:
+            return job()
+        except Pruned as end:
+            write_result(folder, {"pruned": end.step})
+            print(f"Job {folder.name} is pruned: {end}")
+        except Exception as error:
+            sentence = explain(error, conf)
+            write_result(folder, {"error": sentence})
+            print(f"error in job {folder.name}: {sentence}", file=sys.stderr)
         return math.inf
 
 
@@ -54,8 +65,12 @@ def conclude() -> int:
     failed = 0
     for folder in begun:
         runs = compare([folder], folder)
-        failed += sum(entry.state == "failed" for entry in runs)
         print(f"Compared in {folder}: results.csv, comparison.png.")
+        if (folder / STUDY).exists():
+            conclude_search(folder)
+            if any(entry.state == "finished" for entry in runs):
+                continue  # that some settings of a search are impossible is no failure of the search
+        failed += sum(entry.state == "failed" for entry in runs)
     if failed:
         print(f"error: {failed} of the jobs failed; the reasons are above.", file=sys.stderr)
     begun.clear()

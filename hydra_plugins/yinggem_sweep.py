@@ -1,0 +1,111 @@
+"""What Hydra itself has to load for sweeps; it looks for plugins nowhere but in `hydra_plugins`.
+
+The search is in yinggem/search.py, which knows nothing of Hydra.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, read_write
+
+
+@dataclass
+class SearchConf:
+    """hydra/sweeper=search; what it searches and how is in conf/sweep/."""
+
+    _target_: str = "hydra_plugins.yinggem_sweep.SearchSweeper"
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConf, provider="yinggem")
+
+
+class SearchSweeper(Sweeper):
+    """Runs the trials of a `yinggem.search.Search` by whatever launcher is chosen.
+
+    Ranges come from `sweep.space` and from the command line, in Hydra's grammar: `interval(0, 1)`,
+    `tag(log, interval(0.001, 0.1))`, `range(0, 100, 10)`, `a,b,c`. A setting that the command line fixes is not varied.
+    """
+
+    config: DictConfig
+    hydra_context: HydraContext
+    launcher: Launcher
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Part of Hydra's interface."""
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run trials until there are enough."""
+        from yinggem.files import write_atomically
+        from yinggem.search import Search
+
+        settings: Any = OmegaConf.to_container(self.config.sweep, resolve=True)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        named = [f"{name}={value}" for name, value in (settings.pop("space", None) or {}).items()]
+        words = {word.key_or_group: word for word in parser.parse_overrides([*named, *arguments])}  # the last one wins
+        ours = {name: word for name, word in words.items() if name.partition(".")[0] != "sweep"}
+        varied = {name: word for name, word in ours.items() if word.is_sweep_override()}
+        fixed = [str(word.input_line) for name, word in ours.items() if name not in varied]
+        space = {word.get_key_element(): scale_of(word) for word in varied.values()}
+        self.validate_batch_is_legal([[*fixed, *(f"{name}={least(scale)}" for name, scale in space.items())]])
+        folder = Path(self.config.hydra.sweep.dir)
+        search = Search(folder, space, **settings)
+        write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(self.config).encode())
+        while batch := search.next_batch():
+            jobs = [[*fixed, *(f"{name}={value}" for name, value in values.items())] for _, values in batch]
+            returned = self.launcher.launch(jobs, initial_job_idx=batch[0][0])
+            for (number, _), job in zip(batch, returned, strict=True):
+                search.settle(number, job.return_value)
+        return None
+
+
+def scale_of(word: Override) -> Any:
+    """The range of a setting as Optuna is asked for it."""
+    from yinggem.errors import UserError
+    from yinggem.search import Scale
+
+    value: Any = word.value()
+    if word.is_choice_sweep():
+        return Scale(choices=tuple(dict.fromkeys(word.sweep_string_iterator())))
+    numbers = list(value.range()) if word.is_range_sweep() else [value.start, value.end]
+    if not numbers or not numbers[0] <= numbers[-1] or ("log" in value.tags and not numbers[0] > 0):
+        raise UserError(f"{word.input_line} is an empty range, or one that has no logarithm; write the least first.")
+    step = value.step if word.is_range_sweep() and len(numbers) > 1 else None
+    return Scale(None, numbers[0], numbers[-1], step, "log" in value.tags)
+
+
+def least(scale: Any) -> Any:
+    """One value, to see whether the setting exists."""
+    return scale.low if scale.choices is None else scale.choices[0]
+
+
+class Announcement(Callback):
+    """Lets every process of a sweep know its folder, and where train.py and what belongs to it are imported from.
+
+    A folder with the time in its name would be another one where a launcher's process composes its job again.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write the folder into the settings that all jobs share."""
+        from yinggem.arguments import quoted
+        from yinggem.sweep import begun
+
+        folder = Path(config.hydra.sweep.dir)
+        begun.append(folder)
+        with read_write(config.hydra):
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+        here = str(Path(__file__).parents[1])
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,86 @@
+"""python train.py -m: every job on its own, and all of them taken up again after a stop."""
+
+import csv
+import gc
+import json
+import os
+import re
+import shlex
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from running import SMALL, TEXT, here
+
+from yinggem.checkpoint import read_checkpoint
+from yinggem.module import LanguageModule
+
+JOBS = [*SMALL, "data.path=own.txt", "~callbacks.samples", "logger=csv", "model.dropout=0.1"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text(TEXT)
+    return tmp_path
+
+
+def weights(run: Path) -> list[bytes]:
+    state = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    return [value.float().numpy().tobytes() for value in state.values()]
+
+
+def sweep_folder(place: Path) -> Path:
+    (path,) = place.glob("outputs/*/*/multirun.yaml")
+    return path.parent
+
+
+def test_a_job_is_what_it_would_be_alone(place):
+    """After jobs of another precision, of other algorithms: the same bits, and nothing of them is left in memory."""
+    odd = ["trainer.precision=bf16-true,32", "trainer.deterministic=true,false"]
+    done = here("-m", *JOBS, *odd, "seed=3")
+    assert done.status == 0, done
+    assert here(*JOBS, "seed=3", "outputs=alone").status == 0
+    sweep = sweep_folder(place)
+    assert weights(sweep / "3") == weights(place / "alone" / "latest") != weights(sweep / "0")
+    gc.collect()
+    assert not [found for found in gc.get_objects() if isinstance(found, LanguageModule)]
+
+
+def test_a_failing_job_does_not_end_the_others_and_finished_ones_are_not_repeated(place):
+    done = here("-m", *JOBS, "model.hidden_size=33,32", "optimizer.lr=0.01,0.02")
+    sweep = sweep_folder(place)
+    assert done.status == 2 and done.err.count("error in job") == 2 and "2 of the jobs failed" in done.err, done
+    with open(sweep / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["finished", "finished", "failed", "failed"]
+    assert [float(row["val/loss"]) for row in rows] == sorted(float(row["val/loss"]) for row in rows)
+    assert {row["model.hidden_size"] for row in rows[:2]} == {"32"} and (sweep / "comparison.png").exists()
+    before = [(sweep / name / "result.json").stat().st_mtime_ns for name in "0123"]
+    again = here("-m", "ckpt_path=last")
+    after = [(sweep / name / "result.json").stat().st_mtime_ns for name in "0123"]
+    assert again.status == 2 and before[2:] == after[2:] and before[0] < after[0] and before[1] < after[1], again
+    assert "Job 2 is finished already." in again.out and "Job 3 is finished already." in again.out
+
+
+def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
+    options = [*JOBS, "optimizer.lr=0.01,0.02,0.03", "trainer.max_steps=60", "callbacks.early_stopping.patience=100"]
+
+    def stop() -> None:
+        while not list(place.glob("outputs/*/*/1/checkpoints/last.ckpt")):
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    stopped = here("-m", *options)
+    assert stopped.status == 128 + signal.SIGTERM, stopped
+    offered = shlex.split(re.search("Continue the sweep with: (.*)", stopped.err)[1])
+    assert not (sweep_folder(place) / "1" / "result.json").exists() and not (sweep_folder(place) / "2").exists()
+    continued = here(*offered[2:])
+    assert continued.status == 0 and "Job 0 is finished already." in continued.out, continued
+    straight = here(*JOBS, *options[len(JOBS) + 1 :], "optimizer.lr=0.02", "outputs=straight")
+    assert straight.status == 0 and weights(place / "straight" / "latest") == weights(sweep_folder(place) / "1")
+    results = [json.loads((sweep_folder(place) / name / "result.json").read_text()) for name in "012"]
+    assert [result["steps"] for result in results] == [60, 60, 60]
