@@ -6,6 +6,7 @@ that ends without a result, and start all local jobs at the same time.
 
 import contextlib
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+
+from yinggem.compare import read_result
+from yinggem.errors import UserError
+from yinggem.sweep import write_result
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
@@ -75,9 +80,6 @@ if BaseSubmititLauncher is not None:
             """What a job returned; infinity and a note in its folder if its process ended without a word."""
             import submitit
 
-            from yinggem.compare import read_result
-            from yinggem.sweep import write_result
-
             try:
                 return job.results()[0]
             except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedSubmissionError):
@@ -119,4 +121,9 @@ if BaseSubmititLauncher is not None:
         @contextlib.contextmanager
         def submitted(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[Any]]:
             """Submit the array."""
+            if shutil.which("sbatch") is None or shutil.which("srun") is None:
+                raise UserError(
+                    "launcher=slurm needs Slurm's sbatch and srun, which are not on this machine; "
+                    "type the command on a login node, or use launcher=local."
+                )
             yield self.executor().map_array(self, *zip(*calls, strict=True))

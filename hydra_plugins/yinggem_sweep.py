@@ -18,6 +18,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from yinggem.arguments import quoted
+from yinggem.errors import UserError
+from yinggem.files import write_atomically
+from yinggem.search import Scale, Search
+from yinggem.sweep import begun
+
 
 @dataclass
 class SearchConf:
@@ -49,9 +55,6 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run trials until there are enough."""
-        from yinggem.files import write_atomically
-        from yinggem.search import Search
-
         settings: Any = OmegaConf.to_container(self.config.sweep, resolve=True)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         named = [f"{name}={value}" for name, value in (settings.pop("space", None) or {}).items()]
@@ -72,11 +75,8 @@ class SearchSweeper(Sweeper):
         return None
 
 
-def scale_of(word: Override) -> Any:
+def scale_of(word: Override) -> Scale:
     """The range of a setting as Optuna is asked for it."""
-    from yinggem.errors import UserError
-    from yinggem.search import Scale
-
     value: Any = word.value()
     if word.is_choice_sweep():
         return Scale(choices=tuple(dict.fromkeys(word.sweep_string_iterator())))
@@ -87,7 +87,7 @@ def scale_of(word: Override) -> Any:
     return Scale(None, numbers[0], numbers[-1], step, "log" in value.tags)
 
 
-def least(scale: Any) -> Any:
+def least(scale: Scale) -> Any:
     """One value, to see whether the setting exists."""
     return scale.low if scale.choices is None else scale.choices[0]
 
@@ -100,9 +100,6 @@ class Announcement(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the folder into the settings that all jobs share."""
-        from yinggem.arguments import quoted
-        from yinggem.sweep import begun
-
         folder = Path(config.hydra.sweep.dir)
         begun.append(folder)
         with read_write(config.hydra):

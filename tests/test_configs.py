@@ -76,6 +76,13 @@ def test_experiments_build(composed, name, tmp_path):
     assert {type(logger).__name__ for logger in trainer.loggers} >= {"MetricsCSV"}
 
 
+@pytest.mark.parametrize("group", ["sweep", "launcher"])
+def test_sweeps_and_launchers_are_plugins_of_hydra(composed, group):
+    for name in choices(group):
+        cfg = composed(f"{group}={name}").hydra["sweeper" if group == "sweep" else "launcher"]
+        assert str(cfg._target_).startswith("hydra_plugins.yinggem_")
+
+
 @pytest.mark.parametrize("name", choices("debug"))
 def test_debug_modes_compose(composed, name):
     assert composed(f"debug={name}").trainer._target_ == "yinggem.trainer.Trainer"

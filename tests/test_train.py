@@ -147,6 +147,12 @@ def test_an_unwritable_folder_is_one_sentence(text, place):
     assert "file" in here(*SMALL, f"data.path={text}", "outputs=file/below").refused()
 
 
+@pytest.mark.parametrize("group", ["experiment", "sweep", "launcher", "profiler"])
+def test_an_optional_group_can_be_left_out(group, place):
+    chosen, without = here("debug=overfit", "--cfg", "job"), here("debug=overfit", f"{group}=null", "--cfg", "job")
+    assert without.status == 0 and (chosen.out == without.out) == (group != "experiment"), without
+
+
 def test_help_and_configuration_are_shown_without_a_trace(place):
     for argument in (["--help"], ["--cfg", "job"]):
         done = here(*argument)

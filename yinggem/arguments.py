@@ -8,6 +8,8 @@ from yinggem.cli import Parser
 from yinggem.errors import UserError
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
+OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
+NOTHING = {f"{group}=null": f"{group}=[]" for group in OPTIONAL}  # Hydra knows null in its files only
 FLAGS: dict[tuple[str, ...], dict[str, object]] = {
     ("--help", "-h"): {"action": "store_true"},
     ("--hydra-help",): {"action": "store_true"},
@@ -44,7 +46,7 @@ def tidy(arguments: list[str]) -> list[str]:
     if found.hydra_help or found.version:
         return flags  # Hydra would look for our settings in a configuration of its own
     _check_multirun(found)
-    return [*flags, *(quote_path(setting, found.multirun) for setting in found.settings)]
+    return [*flags, *(NOTHING.get(setting) or quote_path(setting, found.multirun) for setting in found.settings)]
 
 
 def _check_multirun(found: argparse.Namespace) -> None:
@@ -53,7 +55,7 @@ def _check_multirun(found: argparse.Namespace) -> None:
         return
     for setting in found.settings:
         group, _, choice = setting.lstrip("+").partition("=")
-        if group in ("sweep", "launcher", "hydra/launcher", "hydra/sweeper") and choice not in ("", "null"):
+        if group in ("sweep", "launcher", "hydra/launcher", "hydra/sweeper") and choice not in ("", "null", "[]"):
             raise UserError(f"{setting} is for many runs from one command; write `python train.py -m {setting}`.")
 
 
