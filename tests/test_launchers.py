@@ -27,6 +27,8 @@ if os.fork():
     print("Submitted batch job 4242")
     sys.exit()
 os.setsid()
+for stream in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # who called waits for the end of what we say
 here, script = pathlib.Path(__file__).parent, sys.argv[1]
 (here / "script.sh").write_text(open(script).read())
 found = re.search(r"--array=0-(\\d+)%", open(script).read())
@@ -93,7 +95,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
     )
     signal_job(place, "1", signal.SIGUSR2, process)
     signal_job(place, "2", signal.SIGKILL, process)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=300)
     (sweep,) = (path.parent for path in place.glob("outputs/*/*/multirun.yaml"))
     assert process.returncode == 2 and "error in job 2: Its process ended without a word" in err, (out, err)
     assert [json.loads((sweep / name / "result.json").read_text()).keys() >= {"loss"} for name in "012"] == [
@@ -117,7 +119,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
 def test_hydras_own_name_of_the_local_launcher_works_and_a_search_runs_in_batches(place):
     short = ["trainer.max_steps=15", "data.path=own.txt"]
     process = started(place, *JOBS, *short, "hydra/launcher=submitit_local", "seed=0,1")
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0 and err == "" and "finished" in out, (out, err)
     searched = here("-m", *JOBS, *short, "launcher=local", "sweep=search", "sweep.n_jobs=2", "sweep.n_trials=3",
                     "optimizer.lr=interval(0.01,0.05)", "outputs=searched")  # fmt: skip
@@ -142,7 +144,7 @@ def test_slurm_gets_an_array_with_its_limits_and_a_job_put_back_goes_on(place, s
     process = started(place, *JOBS, "launcher=slurm", "optimizer.lr=0.01,0.02", "hydra.launcher.array_parallelism=1",
                       "hydra.launcher.partition=big", "hydra.launcher.gpus_per_node=0")  # fmt: skip
     signal_job(place, "0", signal.SIGUSR2, process)
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, (out, err, (slurm / "jobs.log").read_text())
     assert (slurm / "asked").read_text() == "requeue 4242_0\n"
     script = (slurm / "script.sh").read_text()

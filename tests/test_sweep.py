@@ -37,6 +37,7 @@ def sweep_folder(place: Path) -> Path:
     return path.parent
 
 
+@pytest.mark.slow
 def test_a_job_is_what_it_would_be_alone(place):
     """After jobs of another precision, of other algorithms: the same bits, and nothing of them is left in memory."""
     odd = ["trainer.precision=bf16-true,32", "trainer.deterministic=true,false"]
@@ -49,6 +50,7 @@ def test_a_job_is_what_it_would_be_alone(place):
     assert not [found for found in gc.get_objects() if isinstance(found, LanguageModule)]
 
 
+@pytest.mark.slow
 def test_a_failing_job_does_not_end_the_others_and_finished_ones_are_not_repeated(place):
     done = here("-m", *JOBS, "model.hidden_size=33,32", "optimizer.lr=0.01,0.02")
     sweep = sweep_folder(place)
@@ -65,6 +67,7 @@ def test_a_failing_job_does_not_end_the_others_and_finished_ones_are_not_repeate
     assert "Job 2 is finished already." in again.out and "Job 3 is finished already." in again.out
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     options = [*JOBS, "optimizer.lr=0.01,0.02,0.03", "trainer.max_steps=60", "callbacks.early_stopping.patience=100"]
 

@@ -109,7 +109,8 @@ def draw_study(study: "optuna.Study", folder: Path) -> list[str]:
     if finished:
         plots["search_history.png"] = plot_optimization_history
     if len(set(finished)) > 1:
-        plots["search_importance.png"] = plot_param_importances
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()  # the one that needs no scikit-learn
+        plots["search_importance.png"] = partial(plot_param_importances, evaluator=evaluator)
     drawn = []
     for name, plot in plots.items():
         with matplotlib.rc_context(), warnings.catch_warnings(action="ignore"):  # it is experimental, and changes rc
