@@ -50,6 +50,8 @@ HOUSE = [
     "search",
     "sweep",
     "command",
+    "precision",
+    "sharding",
     "module",
     "progress",
     "callbacks",

@@ -15,6 +15,7 @@ from yinggem.files import append, write_atomically
 from yinggem.metrics import read_metrics
 from yinggem.module import LanguageModule
 from yinggem.sampling import Sampling, default_repetition_penalty
+from yinggem.transformer import Transformer
 
 
 class TextSamples(Callback):
@@ -39,15 +40,15 @@ class TextSamples(Callback):
         self.prompt, self.max_new_tokens, self.seed = prompt, max_new_tokens, seed
         self.temperature, self.top_p = temperature, top_p
 
-    def text(self, module: LanguageModule) -> str:
-        """One sample of the model as it is now."""
+    def text(self, module: LanguageModule, model: Transformer) -> str:
+        """One sample of `model`, the module's own or another with its tokenizer."""
         sampling = Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
             repetition_penalty=default_repetition_penalty(module.tokenizer.name),
         )
         return self.prompt + complete_text(
-            module.model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed
+            model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -58,10 +59,13 @@ class TextSamples(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw and write one."""
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, LanguageModule)
-        text = self.text(pl_module)
+        model = pl_module.whole_model()  # on every process
+        if not trainer.is_global_zero:
+            return
+        text = self.text(pl_module, model)
         append(self.path, f"=== step {trainer.global_step} ===\n{text.strip()}\n\n")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from yinggem.checkpoint import metadata
+from yinggem.checkpoint import PREFIX, metadata
 from yinggem.datamodule import Batch
 from yinggem.errors import UserError
 from yinggem.loss import bits_per_byte, next_token_loss, perplexity
 from yinggem.optim import make_optimizer
+from yinggem.sharding import ShardedStrategy, shard, whole, whole_weights
 from yinggem.tokenizer import Tokenizer
 from yinggem.transformer import Transformer
 
@@ -61,6 +63,24 @@ class LanguageModule(LightningModule):
         self.latest_loss: float | None = None
         self.skipped_steps = 0
 
+    def configure_model(self) -> None:
+        """Share the weights out over the processes, where the strategy does that."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and not isinstance(self, FSDPModule):
+            shard(self, self.model.blocks, strategy.device_mesh["data_parallel"], strategy.policy)
+
+    def whole_model(self) -> Transformer:
+        """The model with all its weights; where they are shared out, every process must call this.
+
+        The first process gets a copy then, the others something without meaning.
+        """
+        weights = whole_weights(self)
+        if weights is None:
+            return self.model
+        copy = Transformer(self.model.config)
+        copy.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}, strict=False)
+        return copy.to(self.device).train(self.model.training)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) -> logits (B, T, V)."""
         return self.model(tokens)
@@ -93,7 +113,7 @@ class LanguageModule(LightningModule):
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         by_norm = bool(gradient_clip_val) and gradient_clip_algorithm in (None, "norm")
         limit = float(gradient_clip_val) if by_norm and gradient_clip_val is not None else math.inf
-        self.grad_norm = nn.utils.clip_grad_norm_(parameters, limit)
+        self.grad_norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
         if gradient_clip_val and not by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16: it skips overflows of gradients
@@ -148,11 +168,13 @@ class LanguageModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up nats, tokens and bytes."""
         targets = batch[1]
-        if targets.numel():  # a rank without a share of the last batches gets empty ones
-            nats = self.loss(batch, reduction="sum")
-            self._evaluated += torch.tensor(
-                (nats.item(), targets.numel(), self.token_bytes[targets].sum().item()), dtype=torch.float64
-            )
+        if not targets.numel():  # no share of the last batches; yet where weights are gathered, all must take part
+            self.loss((targets.new_zeros(1, 1), targets.new_zeros(1, 1)))
+            return
+        nats = self.loss(batch, reduction="sum")
+        self._evaluated += torch.tensor(
+            (nats.item(), targets.numel(), self.token_bytes[targets].sum().item()), dtype=torch.float64
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log the exact loss over the whole split, whatever the number of devices."""

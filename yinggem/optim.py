@@ -43,6 +43,7 @@ class MuonAdamW(Optimizer):
         self.adamw = AdamW([pair for pair in named if pair[0] not in chosen], lr=adamw_lr, betas=betas, weight_decay=0)
         super().__init__([p for _, p in named], {})
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]  # the same dicts: one place for lr
+        self.muon.state = self.adamw.state = self.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -55,15 +56,12 @@ class MuonAdamW(Optimizer):
         self.adamw.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Both states, side by side."""
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.muon.load_state_dict(state_dict["muon"])
-        self.adamw.load_state_dict(state_dict["adamw"])
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+        """Restore what `state_dict` returned, in both."""
+        super().load_state_dict(state_dict)
+        count = len(self.muon.param_groups)
+        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        self.muon.state = self.adamw.state = self.state
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

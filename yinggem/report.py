@@ -29,6 +29,7 @@ QUIET = (
     ".*overfit_batches.*",
     ".*GPU available but not used.*",
     ".*AMP with fp16 is not supported on CPU.*",  # check_precision refuses it
+    ".*sync_dist=True.*",  # what is logged was summed over all processes by the module
 )
 
 
@@ -87,10 +88,9 @@ def finish(
             logger.log_hyperparams(hyperparameters(config), results)
             logger.save()
     write_result(folder, figures | {"steps": trainer.global_step})
-    module.model = model
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
-        print(f"\n{'─' * 30} a sample {'─' * 30}\n{sampler.text(module).strip()}\n{'─' * 70}")
+        print(f"\n{'─' * 30} a sample {'─' * 30}\n{sampler.text(module, model).strip()}\n{'─' * 70}")
     print(
         f"\nBest validation loss {figures['loss']:.4f} nats per token, perplexity {figures['perplexity']:.2f}, "
         f"{figures['bits_per_byte']:.4f} bits per byte, after {trainer.global_step:,} steps.\n"

@@ -2,24 +2,17 @@
 
 import math
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from yinggem.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.errors import UserError
-
-PRECISIONS = {
-    "32": "32-true", "fp32": "32-true", "float32": "32-true", "32-true": "32-true",
-    "bf16": "bf16-mixed", "bfloat16": "bf16-mixed", "bf16-mixed": "bf16-mixed", "bf16-true": "bf16-true",
-    "16": "16-mixed", "fp16": "16-mixed", "float16": "16-mixed", "16-mixed": "16-mixed",
-    "64": "64-true", "64-true": "64-true",
-}  # fmt: skip
+from yinggem.precision import Bfloat16Weights, check_precision, precision_name
+from yinggem.sharding import ShardedStrategy
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -56,12 +49,17 @@ class Trainer(pl.Trainer):
         if not isinstance(skip_bad_steps, int) or isinstance(skip_bad_steps, bool) or skip_bad_steps < 0:
             raise UserError(f"trainer.skip_bad_steps must be a whole number from 0 on, not {skip_bad_steps!r}.")
         _check_limits(options)
-        name = PRECISIONS.get(str(precision).lower())
-        if name is None:
-            raise UserError(f"trainer.precision={precision} is unknown; choose bf16, bf16-true, 16, 32 or 64.")
+        name = precision_name(precision)
         self.skip_bad_steps = skip_bad_steps
         plugins = [AtomicCheckpointIO(), *(options.pop("plugins", None) or [])]
-        super().__init__(precision=name, plugins=plugins, use_distributed_sampler=False, **options)  # type: ignore[arg-type]
+        given: Any = name
+        if options.get("strategy") == "fsdp":
+            options["strategy"] = ShardedStrategy(name)
+            given = "32-true" if name == "bf16-true" else name  # the shards are the float32 masters
+        elif name == "bf16-true":
+            plugins.append(Bfloat16Weights())
+            given = None
+        super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
         _check_processes(self)
         check_precision(name, self.strategy.root_device)
 
@@ -97,24 +95,3 @@ def _check_processes(trainer: pl.Trainer) -> None:
             f"trainer.num_nodes={trainer.num_nodes} needs MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment "
             "of every node, or a launcher such as Slurm or torchrun that sets them."
         )
-
-
-def check_precision(name: str, device: torch.device) -> None:
-    """UserError where the device cannot compute in that precision; one warning where it can, but slowly."""
-    if name == "16-mixed" and device.type == "cpu":
-        raise UserError("trainer.precision=16 needs a GPU; use bf16 or 32 on the CPU.")
-    if not name.startswith("bf16"):
-        return
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError("trainer.precision=bf16 is beyond this GPU, which has no bfloat16; use 16 or 32.")
-    if device.type == "cpu" and not has_native_bfloat16():
-        warnings.warn(
-            "This CPU emulates bfloat16: training will be 3 to 4 times slower than with trainer.precision=32.",
-            stacklevel=2,
-        )
-
-
-def has_native_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or an Arm with BF16)."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
