@@ -1,4 +1,4 @@
-"""What torch.optim and lr_scheduler do not have already: Muon beside AdamW in one optimizer, and three schedules."""
+"""What torch.optim and lr_scheduler do not have already: Muon beside AdamW and fast on a CPU, and three schedules."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from yinggem.errors import UserError
@@ -15,8 +15,76 @@ Named = tuple[str, Tensor]
 NOT_MATRICES = ("embedding.", "head.")  # two-dimensional, but look-up tables: Muon is for hidden layers
 
 
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon, whose iteration on the CPU is float32 and takes all matrices of one shape together.
+
+    torch's is bfloat16, which most CPUs emulate, and takes them one by one: many small products, each on its own.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; the closure, if any, runs once with gradients enabled."""
+        matrices = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not all(_is_plain(p) for p in matrices):
+            return super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for together in self._by_shape(group).values():
+                self._update(together, group)
+        return loss
+
+    @staticmethod
+    def _by_shape(group: dict[str, Any]) -> dict[torch.Size, list[Tensor]]:
+        shapes: dict[torch.Size, list[Tensor]] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                shapes.setdefault(p.shape, []).append(p)
+        return shapes
+
+    def _update(self, together: list[Tensor], group: dict[str, Any]) -> None:
+        """Momentum, direction, decay and step of matrices (rows, columns) of one shape."""
+        momentum, rate = group["momentum"], float(group["lr"])
+        directions = []
+        for p in together:
+            state, grad = self.state[p], p.grad
+            assert grad is not None
+            buffer = state.setdefault("momentum_buffer", torch.zeros_like(grad))
+            buffer.lerp_(grad, 1 - momentum)
+            directions.append(grad.lerp(buffer, momentum) if group["nesterov"] else buffer)
+        coefficients, steps = group["ns_coefficients"], group["ns_steps"]
+        updates = orthogonalized(torch.stack(directions).float(), coefficients, steps, group["eps"])
+        scale = math.sqrt(max(1.0, together[0].size(0) / together[0].size(1)))
+        for p, update in zip(together, updates, strict=True):
+            p.mul_(1 - rate * group["weight_decay"]).add_(update.to(p.dtype), alpha=-rate * scale)
+
+
+def _is_plain(p: Tensor) -> bool:
+    """Not a shard, and on the CPU; asked as in `yinggem.products`."""
+    return p.device.type == "cpu" and type(p) in (Tensor, nn.Parameter)
+
+
+def orthogonalized(
+    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7
+) -> Tensor:
+    """(N, rows, columns) -> the same with singular values near 1, by Newton-Schulz iteration in the dtype that comes in.
+
+    Each step maps a singular value s of a matrix of Frobenius norm 1 to a s + b s^3 + c s^5. Source: Jordan et al. 2024.
+    """
+    tall = matrices.size(1) > matrices.size(2)
+    x = matrices.mT if tall else matrices
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_(min=eps)
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
 class MuonAdamW(Optimizer):
-    """torch.optim.Muon for the matrices of the blocks, torch.optim.AdamW for everything else.
+    """Muon for the matrices of the blocks, torch.optim.AdamW for everything else.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers". Schedulers see the groups of both and scale both
     learning rates alike.
