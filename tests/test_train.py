@@ -1,9 +1,11 @@
 """train.py, generate.py and evaluate through their command lines."""
 
 import csv
+import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,18 @@ def test_one_batch_is_learnt_by_heart(text, place):
     assert done.status == 0, done
     losses = [float(row["train/loss"]) for row in table(place / "outputs/latest/metrics.csv") if row["train/loss"]]
     assert losses[-1] < 0.1 and 10 * losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
+def test_a_shortened_speedrun_learns_more_than_how_often_a_character_comes(optimizer, text, place):
+    settings = ["experiment=speedrun_char", "data=text", f"data.path={text}", f"optimizer={optimizer}"]
+    done = here(*settings, "trainer.accelerator=cpu", "trainer.max_steps=60", "trainer.val_check_interval=60")
+    assert done.status == 0, done
+    (loss,) = (float(row["val/loss"]) for row in table(place / "outputs/latest/metrics.csv") if row["val/loss"])
+    held_out = TEXT[len(TEXT) * 9 // 10 :]
+    shares = [count / len(held_out) for count in Counter(held_out).values()]
+    assert loss < -sum(share * math.log(share) for share in shares) - 0.3
 
 
 def test_a_sweep_runs_every_combination(text, place):
