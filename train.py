@@ -69,7 +69,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         for block in model.blocks:
             block.compile()  # in place: the state dict keeps its names
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
-    module = LanguageModule(model, data.tokenizer, *rules, data.context_length, cfg.seed)
+    module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed)
     groups = ((cfg[name] or {}).values() for name in ("logger", "callbacks"))
     loggers, callbacks = ([instantiate(entry) for entry in group if entry] for group in groups)
     own = {"logger": loggers, "callbacks": callbacks, "profiler": instantiate(cfg.get("profiler"))}

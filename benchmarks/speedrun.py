@@ -208,7 +208,7 @@ def print_row(name: str, runs: list[Figures], peer: list[Figures]) -> None:
     part = seconds / statistics.median(run["with evaluations"] for run in peer)
     print(
         f"{name:22}{steps:7.0f}{1e3 * seconds / steps:9.1f}{seconds:9.1f}{part:9.2f}{statistics.median(losses):9.4f}"
-        f"{min(losses):9.4f}{max(losses):8.4f}{total - seconds:9.1f}",
+        f"{min(losses):9.4f}{max(losses):9.4f}{total - seconds:9.1f}",
         flush=True,
     )
 
@@ -230,7 +230,8 @@ def main() -> None:
         print(json.dumps(measure_ours(options.data, options.seeds[0], options.settings)))
         return
     print_limits()
-    print(f"{'':22}{'steps':>7}{'ms/step':>9}{'seconds':>9}{'of peer':>9}{'loss':>9}{'lowest':>9}{'highest':>8}{'beside':>9}")
+    columns = ("seconds", "of peer", "loss", "lowest", "highest", "beside")
+    print(f"{'':22}{'steps':>7}{'ms/step':>9}" + "".join(f"{column:>9}" for column in columns))
     peer = [in_a_process(options, seed, "peer", []) for seed in options.seeds]
     print_row("nanoGPT", peer, peer)
     print(f"{'  with evaluations':38}{statistics.median(run['with evaluations'] for run in peer):9.1f}")

@@ -109,7 +109,20 @@ def test_a_text_shorter_than_one_window_is_refused(tmp_path):
         data.setup()
 
 
-@pytest.mark.parametrize("option", [{"context_length": 0}, {"batch_size": 0}, {"seed": -1}, {"batch_size": "8"}])
+def test_longer_windows_of_evaluation_predict_the_same_tokens(tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 40)
+    short, long = (
+        TextDataModule(
+            ByteTokenizer(), "text", str(tmp_path / "text.txt"), 16, cache_dir=str(tmp_path), eval_context_length=length
+        )
+        for length in (None, 50)
+    )
+    targets = [torch.cat([y.flatten() for _, y in data.val_dataloader()]) for data in (short, long)]
+    assert torch.equal(*targets) and targets[0].tolist() == list(short.split.val[1:])
+    assert next(iter(long.val_dataloader()))[0].size(1) == 50 and next(iter(long.train_dataloader()))[0].size(1) == 16
+
+
+@pytest.mark.parametrize("option", [{"context_length": 0}, {"eval_context_length": 0}, {"batch_size": 0}, {"seed": -1}, {"batch_size": "8"}])
 def test_options_out_of_range_are_named(option):
     with pytest.raises(UserError, match=f"data.{next(iter(option))}"):
         TextDataModule(ByteTokenizer(), "shakespeare", **option)

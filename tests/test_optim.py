@@ -84,7 +84,7 @@ def test_newton_schulz_does_to_the_singular_values_what_its_polynomial_does(shap
 
 
 def test_a_muon_step_is_the_formula():
-    """Momentum, Nesterov, decay and the scale of a tall matrix, in float64 from the paper; a zero gradient is harmless."""
+    """Momentum, Nesterov, decay and the scale of a tall matrix, in float64 from the paper; a gradient of zeros."""
     torch.manual_seed(0)
     tall, still = nn.Parameter(torch.randn(12, 3)), nn.Parameter(torch.ones(3, 3))
     optimizer = Muon([tall, still], lr=0.1, momentum=0.9, weight_decay=0.5)

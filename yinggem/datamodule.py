@@ -148,6 +148,9 @@ class TextDataModule(LightningDataModule):
         cache_dir: where token arrays are kept; the user's cache folder by default.
         seed: with the epoch it decides every training window.
         num_workers: processes that cut windows; 0 is fastest, for a window is a copy from a memory map.
+        eval_context_length: tokens per window of an evaluation; as `context_length` by default. A model with an
+            attention window reads on through longer ones as it does when it generates, so that fewer tokens have to be
+            predicted from a short context.
 
     Raises:
         UserError: an option is out of range, or a split is shorter than one window.
@@ -166,12 +169,15 @@ class TextDataModule(LightningDataModule):
         cache_dir: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        eval_context_length: int | None = None,
     ) -> None:
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        eval_context_length = context_length if eval_context_length is None else eval_context_length
         for name, value, least in (
             ("context_length", context_length, 1),
             ("batch_size", batch_size, 1),
+            ("eval_context_length", eval_context_length, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
@@ -179,7 +185,8 @@ class TextDataModule(LightningDataModule):
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 31:
                 raise UserError(f"data.{name} must be a whole number from {least} on, not {value!r}.")
         self.tokenizer, self.source, self.path, self.cache_dir = tokenizer, source, path, cache_dir
-        self.context_length, self.batch_size, self.eval_batch_size = context_length, batch_size, eval_batch_size
+        self.context_length, self.batch_size = context_length, batch_size
+        self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
         self.val_fraction, self.split_by, self.seed, self.num_workers = val_fraction, split_by, seed, num_workers
         self.split: TokenizedSplit | None = None
         self._training: WindowLoader | None = None
@@ -222,7 +229,7 @@ class TextDataModule(LightningDataModule):
     def val_dataloader(self) -> WindowLoader:
         """This rank's share of a full pass over the validation split."""
         split, (rank, ranks) = self._tokenized(), self._place()
-        batches = EvaluationBatches(len(split.val), self.context_length, self.eval_batch_size, rank=rank, ranks=ranks)
+        batches = EvaluationBatches(len(split.val), self.eval_context_length, self.eval_batch_size, rank, ranks)
         return self._loader(split.val, batches)
 
     def state_dict(self) -> dict[str, int]:

@@ -94,7 +94,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     )
     add("--split-by", choices=("characters", "tokens"), default="characters", help="where the split is cut")
     add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
-    add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as in training)")
+    add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as the run's own evaluations)")
     add("--batch-size", type=whole(1), default=8, metavar="N", help="windows at once (default: 8)")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def trained_context_length(checkpoint: dict[str, Any]) -> int:
-    """Tokens per training window, as the checkpoint says."""
+    """Tokens per window of the run's own evaluations, as the checkpoint says."""
     length = checkpoint["yinggem"].get("context_length", CONTEXT_LENGTH)
     if not isinstance(length, int) or not 1 <= length <= 1 << 24:
         raise UserError(f"The checkpoint names a context length of {str(length)[:40]}; give --context-length.")

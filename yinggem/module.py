@@ -35,7 +35,7 @@ class LanguageModule(LightningModule):
         tokenizer: saved with the weights, so that a checkpoint alone is enough to generate text.
         optimizer: called with parameter groups.
         scheduler: called with the optimizer and total_steps; stepped after every optimizer step.
-        context_length: tokens per window, saved for evaluation.
+        context_length: tokens per window of an evaluation, saved for later ones.
         seed: decides dropout.
     """
 

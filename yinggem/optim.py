@@ -66,12 +66,10 @@ def _is_plain(p: Tensor) -> bool:
     return p.device.type == "cpu" and type(p) in (Tensor, nn.Parameter)
 
 
-def orthogonalized(
-    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7
-) -> Tensor:
-    """(N, rows, columns) -> the same with singular values near 1, by Newton-Schulz iteration in the dtype that comes in.
+def orthogonalized(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7) -> Tensor:
+    """(N, rows, columns) -> the same with singular values near 1, by Newton-Schulz iteration, in any float dtype.
 
-    Each step maps a singular value s of a matrix of Frobenius norm 1 to a s + b s^3 + c s^5. Source: Jordan et al. 2024.
+    Each step maps the singular values s of a matrix of norm 1 to a s + b s^3 + c s^5. Source: Jordan et al. 2024.
     """
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.mT if tall else matrices

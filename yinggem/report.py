@@ -80,7 +80,7 @@ def finish(
         return float(trainer.callback_metrics.get("val/loss", math.nan))
     model, _ = load_model(best, module.device)
     figures = evaluate(
-        model, data.split.val, data.split.token_bytes, data.context_length, data.eval_batch_size
+        model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
     ).to_dict()
     results = {f"final/{name}": figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
     for logger in trainer.loggers:
