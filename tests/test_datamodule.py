@@ -122,7 +122,9 @@ def test_longer_windows_of_evaluation_predict_the_same_tokens(tmp_path):
     assert next(iter(long.val_dataloader()))[0].size(1) == 50 and next(iter(long.train_dataloader()))[0].size(1) == 16
 
 
-@pytest.mark.parametrize("option", [{"context_length": 0}, {"eval_context_length": 0}, {"batch_size": 0}, {"seed": -1}, {"batch_size": "8"}])
+@pytest.mark.parametrize(
+    "option", [{"context_length": 0}, {"eval_context_length": 0}, {"batch_size": 0}, {"seed": -1}, {"batch_size": "8"}]
+)
 def test_options_out_of_range_are_named(option):
     with pytest.raises(UserError, match=f"data.{next(iter(option))}"):
         TextDataModule(ByteTokenizer(), "shakespeare", **option)

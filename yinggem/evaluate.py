@@ -94,7 +94,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     )
     add("--split-by", choices=("characters", "tokens"), default="characters", help="where the split is cut")
     add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
-    add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as the run's own evaluations)")
+    add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole(1), default=8, metavar="N", help="windows at once (default: 8)")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
