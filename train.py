@@ -40,13 +40,15 @@ def fit(cfg: DictConfig, folder: Path) -> float:
     """Build, train, evaluate, sample; returns the loss of the best checkpoint."""
     cfg.ckpt_path, start = beginning(cfg.ckpt_path, folder)
     record(folder, Path(cfg.outputs), HydraConfig.get().overrides.task, OmegaConf.to_yaml(cfg))
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    check_kinds(config, CONF)
+    check_kinds(OmegaConf.to_container(cfg, resolve=True), CONF)
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
+    from yinggem.tuning import tune
 
     be_quiet()
+    tune(cfg, folder, build)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     trainer, module, data = build(cfg)
-    begin(trainer, module, data, folder, start)
+    begin(trainer, module, data, folder, config, start)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
     return finish(trainer, module, data, folder, config, start)
 
@@ -70,9 +72,8 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
             block.compile()  # in place: the state dict keeps its names
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
     module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed)
-    groups = ((cfg[name] or {}).values() for name in ("logger", "callbacks"))
-    loggers, callbacks = ([instantiate(entry) for entry in group if entry] for group in groups)
-    own = {"logger": loggers, "callbacks": callbacks, "profiler": instantiate(cfg.get("profiler"))}
+    own = {name: [instantiate(one) for one in (cfg[name] or {}).values() if one] for name in ("logger", "callbacks")}
+    own["profiler"] = instantiate(cfg.get("profiler"))
     return instantiate(cfg.trainer, **own, default_root_dir=cfg.run_dir), module, data
 
 

@@ -45,6 +45,7 @@ HOUSE = [
     "run_folder",
     "metrics",
     "loggers",
+    "trackers",
     "compare",
     "study",
     "search",
@@ -53,11 +54,15 @@ HOUSE = [
     "precision",
     "sharding",
     "module",
+    "machine",
+    "monitoring",
+    "averaging",
     "progress",
     "callbacks",
     "saving",
     "pruning",
     "trainer",
+    "tuning",
     "report",
 ]
 LIGHT = HOUSE[: HOUSE.index("cli") + 1]  # what generate.py may load

@@ -1,8 +1,7 @@
-"""What a person looks at while a model trains: text samples, throughput, the loss curve; when to stop."""
+"""What a person looks at while a model trains: text samples, the loss curve; when to stop."""
 
 import gc
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -78,28 +77,6 @@ def trim_samples(text: str, step: int) -> str:
     parts = re.split(r"^(?==== step \d+ ===$)", text, flags=re.MULTILINE)
     kept = [part for part in parts if (match := re.match(r"=== step (\d+) ===", part)) and int(match[1]) <= step]
     return "".join(kept)
-
-
-class Throughput(Callback):
-    """Logs tokens_per_second over the steps since the last log, validations and checkpoints left out."""
-
-    def __init__(self) -> None:
-        self._tokens, self._seconds, self._started = 0, 0.0, 0.0
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop the clock; log where the other figures are logged."""
-        self._seconds += time.perf_counter() - self._started
-        self._tokens += batch[0].numel() * trainer.world_size
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and trainer.global_step % trainer.log_every_n_steps == 0 and self._seconds:  # type: ignore[attr-defined]
-            rate = self._tokens / self._seconds
-            for logger in trainer.loggers:
-                logger.log_metrics({"tokens_per_second": rate}, trainer.global_step - 1)
-            self._tokens, self._seconds = 0, 0.0
 
 
 class LossCurve(Callback):

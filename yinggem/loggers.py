@@ -123,9 +123,16 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Close the file."""
+        """Bring the events to disk; close the file where nothing comes any more: what follows would open another."""
+        self.save()
+        if status != "success":
+            self.close()
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Close the file, after the results."""
         with self._writing():
-            super().finalize(status)
+            self.experiment.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -21,6 +21,11 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     return [row for row in rows if "step" in row]
 
 
+def depends_on_machine(name: str) -> bool:
+    """Whether a figure tells of the machine and its load: then a run that is continued may log another value."""
+    return name == "tokens_per_second" or name.startswith(("machine/", "DeviceStatsMonitor."))
+
+
 def read_columns(path: Path) -> list[str]:
     """The names in the first line of a metrics.csv; [] where there is none."""
     try:

@@ -60,7 +60,7 @@ class LanguageModule(LightningModule):
         self._losses: list[Tensor] = []  # of the batches since the last optimizer step
         self._evaluated = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         self.grad_norm = torch.zeros(())
-        self.latest_loss: float | None = None
+        self.newest: dict[str, float] = {}  # the last value of every figure that was logged
         self.skipped_steps = 0
 
     def configure_model(self) -> None:
@@ -149,8 +149,8 @@ class LanguageModule(LightningModule):
         losses, self._losses = self._losses, []
         trainer = self.trainer
         if losses and (self.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.latest_loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
-            figures = {"train/loss": self.latest_loss, "grad_norm": float(self.grad_norm), "epoch": self.current_epoch}
+            loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
+            figures = {"train/loss": loss, "grad_norm": float(self.grad_norm), "epoch": self.current_epoch}
             figures["lr"] = optimizer.param_groups[0]["lr"]
             if self.skipped_steps:
                 figures["skipped_steps"] = self.skipped_steps
@@ -158,6 +158,7 @@ class LanguageModule(LightningModule):
 
     def log_figures(self, figures: dict[str, float], step: int) -> None:
         """Write to every logger; `step` counts optimizer steps from 0, as Lightning does."""
+        self.newest |= figures
         for logger in self.trainer.loggers:
             logger.log_metrics(figures, step)
 

@@ -7,6 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+SHORT = {"train/loss": "train", "val/loss": "val", "val/bits_per_byte": "bits/byte"}
+
 
 def progress() -> ProgressBar:
     """What suits the place that the output goes to."""
@@ -20,13 +22,11 @@ def steps_to_go(trainer: pl.Trainer) -> int | None:
 
 
 def newest_figures(trainer: pl.Trainer, module: Any) -> dict[str, str]:
-    """The newest losses, under names that leave room for the bar."""
-    figures = {}
-    if getattr(module, "latest_loss", None) is not None:
-        figures["train"] = f"{module.latest_loss:.3f}"
-    for name, short in (("val/loss", "val"), ("val/bits_per_byte", "bits/byte")):
-        if name in trainer.callback_metrics:
-            figures[short] = f"{float(trainer.callback_metrics[name]):.3f}"
+    """The newest losses and the speed, under names that leave room for the bar."""
+    newest = getattr(module, "newest", {}) | {name: float(value) for name, value in trainer.callback_metrics.items()}
+    figures = {short: f"{newest[name]:.3f}" for name, short in SHORT.items() if name in newest}
+    if "tokens_per_second" in newest:
+        figures["tokens/s"] = f"{newest['tokens_per_second']:,.0f}"
     return figures
 
 

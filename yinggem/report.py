@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from yinggem.allocator import keep_freed_memory
 from yinggem.callbacks import TextSamples
@@ -42,12 +41,16 @@ def be_quiet() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
 
 
-def begin(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, start: int) -> None:
+def begin(
+    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, config: Any, start: int
+) -> None:
     """Let the loggers go on from step `start`, if the run is continued; say what is about to happen."""
     keep_freed_memory()
     for logger in trainer.loggers:
-        if start > 0 and isinstance(logger, MetricsCSV | TensorBoard):
+        if start > 0 and hasattr(logger, "resume_at"):
             logger.resume_at(start)
+        if not isinstance(logger, TensorBoard):  # whose table wants the result in the same entry
+            logger.log_hyperparams(hyperparameters(config))
     if not trainer.is_global_zero or data.split is None:
         return
     count, config = module.model.parameters_count, module.model.config
@@ -83,10 +86,7 @@ def finish(
         model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
     ).to_dict()
     results = {f"final/{name}": figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyperparameters(config), results)
-            logger.save()
+    log_results(trainer, hyperparameters(config), results)
     write_result(folder, figures | {"steps": trainer.global_step})
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
@@ -100,6 +100,17 @@ def finish(
         flush=True,
     )
     return float(figures["loss"])
+
+
+def log_results(trainer: pl.Trainer, parameters: dict[str, Any], results: dict[str, float]) -> None:
+    """Tell the trackers what the run came to, as the last they hear of it; metrics.csv holds curves only."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.log_hyperparams(parameters, results)
+        elif not isinstance(logger, MetricsCSV):
+            logger.log_metrics(results, trainer.global_step)
+        if hasattr(logger, "close"):
+            logger.close()
 
 
 def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""The checkpoint to continue from, and stopping when asked to."""
+"""The checkpoints: the best ones, the one to continue from; and stopping when asked to."""
 
+import contextlib
 import os
+import secrets
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +15,41 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from yinggem.checkpoint import clean_leftovers
 from yinggem.errors import StopRequested
+
+
+class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
+    """Lightning's, in files that do not take each other's place: best.ckpt is the best of all, whatever save_top_k.
+
+    With save_top_k=1 it is the only one. With more, or -1 for all, each is best-STEP.ckpt, and best.ckpt is another
+    name (a hard link, where the file system has them) of the best.
+    """
+
+    def __init__(self, dirpath: str, filename: str = "best", save_top_k: int = 1, **options: Any) -> None:
+        several = isinstance(save_top_k, int) and save_top_k not in (0, 1)
+        name = f"{filename}-{{step:06d}}" if several else filename
+        super().__init__(dirpath, name, save_top_k=save_top_k, auto_insert_metric_name=False, **options)
+        self._plain = Path(dirpath) / f"{filename}.ckpt" if several else None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, and let best.ckpt be the best."""
+        before = self.best_model_path
+        super().on_validation_end(trainer, pl_module)
+        if self._plain and self.best_model_path != before and trainer.is_global_zero:
+            link(Path(self.best_model_path), self._plain)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` be the file `source`, at once; a copy where there are no links."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        os.replace(partial, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
 
 
 class LastCheckpoint(Checkpoint):

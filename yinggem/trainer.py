@@ -39,13 +39,21 @@ class Trainer(pl.Trainer):
     Args:
         precision: bf16, bf16-true, 16, 32, 64, or Lightning's own names.
         skip_bad_steps: how many steps with a non-finite gradient may be left out before the run stops.
+        find_lr, find_batch_size: read before there is a trainer, by `yinggem.tuning`.
         **options: as `lightning.pytorch.Trainer`.
 
     Raises:
         UserError: a precision that is unknown or that the device cannot do; a limit that makes no sense.
     """
 
-    def __init__(self, precision: str | int = "32", skip_bad_steps: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        precision: str | int = "32",
+        skip_bad_steps: int = 0,
+        find_lr: bool = False,
+        find_batch_size: bool = False,
+        **options: Any,
+    ) -> None:
         if not isinstance(skip_bad_steps, int) or isinstance(skip_bad_steps, bool) or skip_bad_steps < 0:
             raise UserError(f"trainer.skip_bad_steps must be a whole number from 0 on, not {skip_bad_steps!r}.")
         _check_limits(options)

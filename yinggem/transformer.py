@@ -29,6 +29,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        query, key, value = self.project(x, angles)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        dropout = self.dropout if self.training else 0.0
+        out = attention(query, key, value, self.window, dropout, self.backend)
+        return self.output(out.transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> query (B, Hq, T, d), key and value (B, Hkv, T, d), normalised and rotated as configured."""
         heads = self.qkv(x).unflatten(-1, (-1, self.size))  # (B, T, Hq + 2 Hkv, d)
         turning, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.qk_norm:
@@ -36,12 +45,7 @@ class Attention(nn.Module):
             turning = torch.cat((self.query_norm(query), self.key_norm(key)), dim=2)
         turned = rotate(turning, *angles).transpose(1, 2)  # (B, H, T, d)
         query, key = turned.split((self.heads, self.kv_heads), dim=1)
-        value = value.transpose(1, 2)
-        if cache is not None:
-            key, value = cache.extend(layer, key, value)
-        dropout = self.dropout if self.training else 0.0
-        out = attention(query, key, value, self.window, dropout, self.backend)
-        return self.output(out.transpose(1, 2).flatten(2))
+        return query, key, value.transpose(1, 2)
 
 
 class Block(nn.Module):

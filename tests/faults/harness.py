@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from yinggem.metrics import depends_on_machine
+
 ROOT = Path(__file__).parents[2]
 # The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
 # looks so far: early and late both happen, and nothing is missed.
@@ -198,7 +200,7 @@ def end_state(run: Path) -> dict[str, Any]:
     last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     with open(run / "metrics.csv", newline="") as file:
         rows = [
-            {name: cell for name, cell in row.items() if name != "tokens_per_second"} for row in csv.DictReader(file)
+            {name: cell for name, cell in row.items() if not depends_on_machine(name)} for row in csv.DictReader(file)
         ]
     return {
         "step": last["global_step"], "weights": last["state_dict"], "optimizer": last["optimizer_states"],
