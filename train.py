@@ -40,13 +40,14 @@ def fit(cfg: DictConfig, folder: Path) -> float:
     """Build, train, evaluate, sample; returns the loss of the best checkpoint."""
     cfg.ckpt_path, start = beginning(cfg.ckpt_path, folder)
     record(folder, Path(cfg.outputs), HydraConfig.get().overrides.task, OmegaConf.to_yaml(cfg))
-    check_kinds(OmegaConf.to_container(cfg, resolve=True), CONF)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    check_kinds(config, CONF)
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
     from yinggem.tuning import tune
 
     be_quiet()
     tune(cfg, folder, build)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config = OmegaConf.to_container(cfg, resolve=True)
     trainer, module, data = build(cfg)
     begin(trainer, module, data, folder, config, start)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)

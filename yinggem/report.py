@@ -16,6 +16,7 @@ from yinggem.datamodule import TextDataModule
 from yinggem.evaluate import evaluate
 from yinggem.loggers import MetricsCSV, TensorBoard
 from yinggem.module import LanguageModule
+from yinggem.run_folder import read_overrides
 from yinggem.sweep import write_result
 
 QUIET = (
@@ -50,7 +51,7 @@ def begin(
         if start > 0 and hasattr(logger, "resume_at"):
             logger.resume_at(start)
         if not isinstance(logger, TensorBoard):  # whose table wants the result in the same entry
-            logger.log_hyperparams(hyperparameters(config))
+            logger.log_hyperparams(hyperparameters(config, folder))
     if not trainer.is_global_zero or data.split is None:
         return
     count, config = module.model.parameters_count, module.model.config
@@ -86,7 +87,7 @@ def finish(
         model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
     ).to_dict()
     results = {f"final/{name}": figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
-    log_results(trainer, hyperparameters(config), results)
+    log_results(trainer, hyperparameters(config, folder), results)
     write_result(folder, figures | {"steps": trainer.global_step})
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
@@ -96,7 +97,7 @@ def finish(
         f"{figures['bits_per_byte']:.4f} bits per byte, after {trainer.global_step:,} steps.\n"
         f"Everything is in {shown(folder)}: checkpoints/, metrics.csv, loss_curve.png, samples.txt.\n"
         f"Next:  python generate.py --prompt 'ROMEO.'\n"
-        f"       tensorboard --logdir outputs",
+        f"       tensorboard --logdir {shown(folder.parent)}",
         flush=True,
     )
     return float(figures["loss"])
@@ -106,19 +107,25 @@ def log_results(trainer: pl.Trainer, parameters: dict[str, Any], results: dict[s
     """Tell the trackers what the run came to, as the last they hear of it; metrics.csv holds curves only."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
-            logger.log_hyperparams(parameters, results)
+            logger.log_hyperparams(parameters, results, trainer.global_step - 1)
         elif not isinstance(logger, MetricsCSV):
             logger.log_metrics(results, trainer.global_step)
         if hasattr(logger, "close"):
             logger.close()
 
 
-def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides a result, by dotted name: numbers, words and truth values, as TensorBoard wants them."""
-    values: dict[str, Any] = {"seed": config["seed"]}
-    for group in ("model", "tokenizer", "data", "optimizer", "scheduler"):
+def hyperparameters(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What decides a result, by dotted name: numbers, words and truth values, as TensorBoard wants them.
+
+    First what was set on the command line: in a sweep that is what the runs differ in.
+    """
+    groups = ("model", "tokenizer", "data", "optimizer", "scheduler")
+    typed = dict(line.lstrip("+").partition("=")[::2] for line in read_overrides(folder))
+    values: dict[str, Any] = {"seed": config["seed"]} | {name: typed[name] for name in groups if name in typed}
+    for group in groups:
         values |= {f"{group}.{name}": value for name, value in config[group].items() if not name.startswith("_")}
-    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in values.items()}
+    ordered = {name: values[name] for name in (*typed, *values) if values.get(name) is not None}
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in ordered.items()}
 
 
 def shown(folder: Path) -> str:
