@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from yinggem.errors import UserError
@@ -38,7 +39,7 @@ class EMA(WeightAveraging):
         """Copy the weights."""
         if any(weights.dtype.itemsize < 4 for weights in pl_module.parameters()):
             raise UserError("callbacks.ema needs weights of 32 bits; use trainer.precision=bf16 instead of bf16-true.")
-        if "FSDP" in type(trainer.strategy).__name__:
+        if isinstance(trainer.strategy, ModelParallelStrategy | FSDPStrategy):
             raise UserError("callbacks.ema cannot average sharded weights; use trainer=ddp, or leave it out.")
         super().setup(trainer, pl_module, stage)
 

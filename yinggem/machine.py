@@ -27,7 +27,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._tokens, self._seconds, self._started = 0, 0.0, 0.0
-        self._share_per_token: float | None = None  # seconds of peak work in a token
+        self._peak = 0.0  # FLOP/s of all devices; 0: unknown
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Learn the peak of all devices together, the processes that share a CPU measuring at the same time."""
@@ -37,9 +37,7 @@ class Throughput(Callback):
         kind = torch.bfloat16 if "bf16" in trainer.precision else torch.float32
         kind = torch.float16 if trainer.precision.startswith("16") else kind
         own = peak_flops(pl_module.device, kind) or 0.0
-        peak = float(trainer.strategy.reduce(torch.tensor(own, device=pl_module.device), reduce_op="sum"))
-        work = pl_module.model.flops_per_token(pl_module.context_length)
-        self._share_per_token = work / peak if peak else None
+        self._peak = float(trainer.strategy.reduce(torch.tensor(own, device=pl_module.device), reduce_op="sum"))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start the clock."""
@@ -53,8 +51,9 @@ class Throughput(Callback):
         if stepped and trainer.global_step % trainer.log_every_n_steps == 0 and self._seconds:  # type: ignore[attr-defined]
             rate = self._tokens / self._seconds
             figures = {"tokens_per_second": rate} | memory_figures(pl_module.device)
-            if self._share_per_token:
-                figures["machine/share_of_peak"] = rate * self._share_per_token
+            if self._peak:
+                work = pl_module.model.flops_per_token(batch[0].size(1))
+                figures["machine/share_of_peak"] = rate * work / self._peak
             pl_module.log_figures(figures, trainer.global_step - 1)
             self._tokens, self._seconds = 0, 0.0
 
