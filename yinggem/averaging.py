@@ -1,5 +1,6 @@
 """An exponential moving average of the weights."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ class EMA(WeightAveraging):
             raise UserError("callbacks.ema needs weights of 32 bits; use trainer.precision=bf16 instead of bf16-true.")
         if isinstance(trainer.strategy, ModelParallelStrategy | FSDPStrategy):
             raise UserError("callbacks.ema cannot average sharded weights; use trainer=ddp, or leave it out.")
-        super().setup(trainer, pl_module, stage)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a module which can shard its weights does not do so here
+            super().setup(trainer, pl_module, stage)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place: until the samples are drawn too, where Lightning's ends with the epoch."""
