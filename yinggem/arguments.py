@@ -6,6 +6,7 @@ import re
 
 from yinggem.cli import Parser
 from yinggem.errors import UserError
+from yinggem.files import URL
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
 OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
@@ -84,7 +85,7 @@ def quote_path(setting: str, multirun: bool = False) -> str:
     if value[0] in "'\"" or "${" in value or (multirun and "," in value and not os.path.exists(value)):
         return setting  # already in quotes; an interpolation; several paths, one for each job
     value = os.path.expanduser(value)
-    if name.startswith("data."):
+    if name.lstrip("+").startswith("data.") and not URL.match(value):
         value = os.path.abspath(value)  # the run may be continued from another folder
     plain = re.fullmatch(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS
     return f"{name}={value if plain else quoted(value)}"

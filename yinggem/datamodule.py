@@ -189,8 +189,8 @@ class TextDataModule(LightningDataModule):
         self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
         self.val_fraction, self.split_by, self.seed, self.num_workers = val_fraction, split_by, seed, num_workers
         self.split: TokenizedSplit | None = None
-        self._training: WindowLoader | None = None
-        self._position: dict[str, int] = {}
+        self._training: Any = None
+        self._position: dict[str, Any] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Open and tokenize the text, once; processes that run side by side share the work through the cache."""
@@ -209,22 +209,28 @@ class TextDataModule(LightningDataModule):
         self.split = split
 
     @property
+    def train_tokens(self) -> int:
+        """Tokens of the training split."""
+        return len(self._tokenized().train)
+
+    @property
+    def train_windows(self) -> int:
+        """Windows in an epoch, of all devices together."""
+        return (self.train_tokens - 1) // self.context_length
+
+    @property
     def tokens_per_step(self) -> int:
         """Targets in a training batch of one device; an epoch smaller than a batch is one smaller batch."""
-        windows = (len(self._tokenized().train) - 1) // self.context_length
-        return min(self.batch_size, windows) * self.context_length
+        return min(self.batch_size, self.train_windows) * self.context_length
 
-    def train_dataloader(self) -> WindowLoader:
+    def train_dataloader(self) -> Any:
         """This rank's training windows, in an order that depends on (seed, epoch)."""
         split, (rank, ranks) = self._tokenized(), self._place()
         repeat = bool(getattr(self.trainer, "overfit_batches", 0))
         batches = TrainingBatches(
             len(split.train), self.context_length, self.batch_size, self.seed, rank, ranks, repeat
         )
-        self._training = self._loader(split.train, batches)
-        if self._position:
-            self._training.load_state_dict(self._position)
-        return self._training
+        return self._continued(self._loader(split.train, batches))
 
     def val_dataloader(self) -> WindowLoader:
         """This rank's share of a full pass over the validation split."""
@@ -232,13 +238,20 @@ class TextDataModule(LightningDataModule):
         batches = EvaluationBatches(len(split.val), self.eval_context_length, self.eval_batch_size, rank, ranks)
         return self._loader(split.val, batches)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """The position of the training loader, for checkpoints."""
         return self._training.state_dict() if self._training else {}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue there. Lightning restores loaders itself, but not those made before it restores its loops."""
         self._position = state_dict
+
+    def _continued(self, loader: Any) -> Any:
+        """A training loader that is to go on where a checkpoint was taken, if there is one."""
+        self._training = loader
+        if self._position:
+            loader.load_state_dict(self._position)
+        return loader
 
     def _tokenized(self) -> TokenizedSplit:
         self.setup()

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from filelock import FileLock, Timeout
 from yinggem.errors import UserError
 
 Content = TypeVar("Content")
+
+URL = re.compile(r"[a-z0-9]+://|local:")  # of object storage, as litdata reads it
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
         os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.") from None
+        raise cannot_write(path, error) from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -51,7 +54,12 @@ def append(path: str | Path, text: str) -> None:
         with open(path, "a", encoding="utf-8", newline="", errors="surrogateescape") as file:
             file.write(text)
     except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: str | Path, error: OSError) -> UserError:
+    """What to say when the system refuses."""
+    return UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.")
 
 
 def _sync_folder(folder: Path) -> None:

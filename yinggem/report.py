@@ -14,6 +14,7 @@ from yinggem.callbacks import TextSamples
 from yinggem.checkpoint import load_model
 from yinggem.datamodule import TextDataModule
 from yinggem.evaluate import evaluate
+from yinggem.files import URL
 from yinggem.loggers import MetricsCSV, TensorBoard
 from yinggem.module import LanguageModule
 from yinggem.run_folder import read_overrides
@@ -55,11 +56,11 @@ def begin(
     if not trainer.is_global_zero or data.split is None:
         return
     count, config = module.model.parameters_count, module.model.config
-    text = shown(Path(data.path)) if data.path else data.source
+    text = data.source if not data.path else data.path if URL.match(data.path) else shown(Path(data.path))
     print(
         f"Model      {count:,} parameters: {config.num_hidden_layers} layers of {config.hidden_size}, "
         f"window {config.attention_window or 'full'}\n"
-        f"Text       {text}: {len(data.split.train):,} tokens to train on, "
+        f"Text       {text}: {data.train_tokens:,} tokens to train on, "
         f"{len(data.split.val):,} to validate ({data.tokenizer.name}, {data.tokenizer.vocab_size:,} kinds)\n"
         f"Run        {shown(folder)}",
         flush=True,
