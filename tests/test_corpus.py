@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from yinggem import corpus as corpus_module
 from yinggem import files, text_files
 from yinggem.corpus import open_corpus, tokenize
+from yinggem.encoding import encode_parallel
 from yinggem.errors import UserError
-from yinggem.token_cache import encode_parallel
 from yinggem.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -410,6 +410,7 @@ def test_default_cache_folder(tmp_path, monkeypatch):
 RUN = """
 import sys, resource
 from yinggem.corpus import open_corpus, tokenize
+from yinggem.encoding import encode_parallel
 from yinggem.tokenizer import BPETokenizer
 if len(sys.argv) > 3:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)

@@ -21,6 +21,7 @@ HOUSE = [
     "text_files",
     "bpe",
     "tokenizer",
+    "encoding",
     "token_array",
     "token_cache",
     "corpus",

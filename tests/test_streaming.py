@@ -15,6 +15,7 @@ pytest.importorskip("litdata", reason="the extra streaming: pip install litdata"
 from running import SMALL, here
 
 from yinggem import shard, token_shards
+from yinggem.arguments import quote_path
 from yinggem.cli import run
 from yinggem.corpus import open_corpus, tokenize
 from yinggem.datamodule import EvaluationBatches, WindowLoader
@@ -214,6 +215,7 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
     assert rows_of(here_.train_dataloader()) == rows_of(there.train_dataloader())
     assert here_.split.val[:].tolist() == there.split.val[:].tolist()
     assert there.tokenizer.name == "byte" and list((tmp_path / "cache" / "streaming").rglob("chunk-*.bin"))
+    assert quote_path("data.path=s3://bucket/shards") == "data.path='s3://bucket/shards'"
     with pytest.raises(UserError, match="Cannot fetch local:"):
         module(f"local:{tmp_path}/nowhere").setup()
 
@@ -232,6 +234,9 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
         (lambda at: (at / "val" / "index.json").write_text('{"chunks": [], "config": {}}'), "index.json is damaged"),
         (lambda at: (at / "train" / "chunk-0-1.bin").unlink(), "chunk-0-1.bin is missing or cut short"),
         (lambda at: os.truncate(at / "val" / "chunk-0-0.bin", 100), "chunk-0-0.bin is missing or cut short"),
+        (lambda at: edit(at / "train" / "index.json", '"dim": 16384', '"dim": 16385'), "holds no tokens"),
+        (lambda at: edit(at / "val" / "index.json", "chunk-0-0", "../train/chunk-0-0"), "holds no tokens"),
+        (lambda at: edit(at / "val" / "index.json", "no_header_numpy:5", "no_header_numpy:1"), "not unsigned"),
         (lambda at: overwrite(at / "val" / "chunk-0-0.bin"), "an id of 65535 where the vocabulary has 256"),
     ],
 )  # fmt: skip
@@ -240,6 +245,12 @@ def test_a_missing_foreign_or_damaged_folder_is_one_sentence(shards, harm, sente
     with pytest.raises(UserError, match=sentence) as caught:
         module(shards).setup()
     assert "\n" not in str(caught.value)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 def overwrite(path):

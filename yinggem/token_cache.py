@@ -13,9 +13,8 @@ import logging
 import os
 import struct
 import zlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from yinggem import files
-from yinggem.bpe import pieces
+from yinggem.encoding import encode_parallel
 from yinggem.notes import recall, remember, stamp
 from yinggem.token_array import TokenArray
 from yinggem.tokenizer import Tokenizer, from_state_dict
@@ -115,7 +114,8 @@ class TokenCache:
 
         Every byte is read, unless the shards are large and have not changed since that was last done.
         """
-        paths = [path for path in sorted(self.folder.glob(f"{self.key}.*.tokens")) if _start(path) not in known]
+        found = sorted(path for path in self.folder.glob(f"{self.key}.*.tokens") if path.is_file())
+        paths = [path for path in found if _start(path) not in known]
         stamps, note = [stamp(path) for path in paths], self.folder / f"{self.key}.verified"
         trusted = recall(note, stamps) is True
         with ThreadPoolExecutor(files.cores()) as pool:  # reading and crc32 release the interpreter lock
@@ -223,33 +223,6 @@ def _checksum(file: BinaryIO, size: int, dtype: np.dtype, vocab_size: int) -> in
         if np.frombuffer(block, dtype).max() >= vocab_size:
             return None
     return checksum
-
-
-def encode_parallel(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[int, np.ndarray]]:
-    """(characters, ids) of successive pieces of the text, in order; together exactly the ids of the whole text."""
-    cores = files.cores()
-    waiting_for: deque[tuple[int, Future[np.ndarray]]] = deque()
-    with ThreadPoolExecutor(cores) as pool:  # tiktoken releases the interpreter lock
-        try:
-            for piece in _stream_pieces(texts):
-                waiting_for.append((len(piece), pool.submit(tokenizer.encode_array, piece)))
-                if len(waiting_for) > 8 * cores:
-                    characters, future = waiting_for.popleft()
-                    yield characters, future.result()
-            for characters, future in waiting_for:
-                yield characters, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _stream_pieces(texts: Iterable[str]) -> Iterator[str]:
-    """`bpe.pieces` of the joined texts: a chunk's last piece may be incomplete and waits for the next chunk."""
-    rest = ""
-    for text in texts:
-        *complete, rest = [*pieces(rest + text)] or [""]
-        yield from complete
-    if rest:
-        yield rest
 
 
 def write_tokenizer(file: BinaryIO, tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ leaves out what does not fill a block at the end of a chunk, gives back every to
 """
 
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -100,6 +101,7 @@ class Part:
 
     place: str  # folder or URL
     chunks: list[dict[str, Any]]
+    digest: str  # of the index, which says when it was made
 
     def windows(self, block: int) -> int:
         """How many blocks of so many tokens litdata cuts it into."""
@@ -140,24 +142,30 @@ def _open_part(place: str, name: str) -> Part:
         path = fetch(folder, "index.json", Path(temporary))
         try:
             if path.stat().st_size > MAX_INDEX_BYTES:
-                raise ValueError
-            content = json.loads(path.read_bytes())
-            chunks = content["chunks"]
-            known = content["config"]["item_loader"] == "TokensLoader" and content["config"]["compression"] is None
-            whole = all(
-                type(chunk[key]) is int and chunk[key] > 0 for chunk in chunks for key in ("dim", "chunk_bytes")
-            )
-            plain = all(re.fullmatch(r"[\w-]+\.bin", chunk["filename"]) for chunk in chunks)
+                raise ValueError("too large")
+            content = path.read_bytes()
+            index = json.loads(content)
+            chunks, config = index["chunks"], index["config"]
+            known = config["item_loader"] == "TokensLoader" and config["compression"] is config["encryption"] is None
+            whole = all(_is_whole(chunk) for chunk in chunks)
         except (OSError, ValueError, TypeError, LookupError, RecursionError):
             raise _foreign(place, f"{name}/index.json is damaged") from None
-    if not (known and whole and plain and chunks):
+    if not (known and whole and chunks):
         raise _foreign(place, f"{name}/ holds no tokens of litdata's TokensLoader")
     if not URL.match(place):
         for chunk in chunks:
             path = Path(folder, chunk["filename"])
             if not path.is_file() or path.stat().st_size != chunk["chunk_bytes"]:
                 raise _foreign(place, f"{name}/{chunk['filename']} is missing or cut short")
-    return Part(folder, chunks)
+    return Part(folder, chunks, hashlib.sha256(content).hexdigest())
+
+
+def _is_whole(chunk: dict[str, Any]) -> bool:
+    """Whether the sizes of a chunk belong together: a header of 4 bytes for each item and 8 more, then the tokens."""
+    tokens, items, size = chunk["dim"], chunk["chunk_size"], chunk["chunk_bytes"]
+    plain = all(type(number) is int and number > 0 for number in (tokens, items, size))
+    fits = plain and size - 4 * (items + 2) in (2 * tokens, 4 * tokens)
+    return fits and re.fullmatch(r"[\w-]+\.bin", chunk["filename"]) is not None
 
 
 def fetch(place: str, name: str, folder: Path) -> Path:
@@ -183,7 +191,7 @@ def read_validation(part: Part, vocab_size: int, cache_dir: Path) -> TokenArray:
 
     folder = Path(part.place)
     if URL.match(part.place):
-        folder = files.usable_folder(cache_dir / token_cache.cache_key("val", part.place, part.chunks))
+        folder = files.usable_folder(cache_dir / token_cache.cache_key("val", part.place, part.digest))
         for name in ("index.json", *[chunk["filename"] for chunk in part.chunks]):
             fetch(part.place, name, folder)
     data = StreamingDataset(str(folder), item_loader=TokensLoader(block_size=BLOCK))
@@ -195,6 +203,8 @@ def read_validation(part: Part, vocab_size: int, cache_dir: Path) -> TokenArray:
 
 def check_ids(ids: np.ndarray, vocab_size: int, place: str) -> None:
     """UserError for an id outside the vocabulary, which only a damaged or foreign chunk holds."""
+    if ids.dtype.kind != "u":
+        raise _foreign(place, f"its ids are {ids.dtype}, not unsigned integers")
     if ids.size and int(ids.max()) >= vocab_size:
         raise _foreign(place, f"it holds an id of {int(ids.max())} where the vocabulary has {vocab_size}")
 
