@@ -79,7 +79,7 @@ class StreamingDataModule(TextDataModule):
         tokenizer: replaced by the one that travels with the shards.
         path: the folder, or the URL of one on object storage (s3://, gs://, azure://, r2://).
         cache_dir: where chunks of a URL are kept; the user's cache folder by default.
-        context_length, batch_size, eval_batch_size, seed: as `TextDataModule`.
+        context_length, batch_size, eval_batch_size, seed, eval_context_length: as `TextDataModule`.
         num_workers: processes that read ahead; worth having for object storage.
 
     Raises:
@@ -96,10 +96,11 @@ class StreamingDataModule(TextDataModule):
         cache_dir: str | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        eval_context_length: int | None = None,
     ) -> None:
         super().__init__(
             tokenizer, "streaming", path, context_length, batch_size, eval_batch_size,
-            cache_dir=cache_dir, seed=seed, num_workers=num_workers,
+            cache_dir=cache_dir, seed=seed, num_workers=num_workers, eval_context_length=eval_context_length,
         )  # fmt: skip
         self.shards: TokenShards | None = None
 
