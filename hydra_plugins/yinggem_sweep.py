@@ -4,18 +4,20 @@ The search is in yinggem/search.py, which knows nothing of Hydra.
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from yinggem.arguments import quoted
@@ -23,6 +25,8 @@ from yinggem.errors import UserError
 from yinggem.files import write_atomically
 from yinggem.search import Scale, Search
 from yinggem.sweep import begun
+
+HOME = Path(__file__).parents[1]
 
 
 @dataclass
@@ -104,5 +108,16 @@ class Announcement(Callback):
         begun.append(folder)
         with read_write(config.hydra):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
-        here = str(Path(__file__).parents[1])
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")]))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Let this be the command of just this job: Lightning repeats the command for every further device."""
+        hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
+        if hydra.mode != RunMode.MULTIRUN:
+            return
+        with read_write(hydra):
+            hydra.run.dir = hydra.runtime.output_dir
+        sys.argv[:] = [str(HOME / "train.py"), *config.hydra.overrides.task, "ckpt_path=auto"]
+        main = sys.modules["__main__"]
+        if main.__spec__ is not None and main.__spec__.name.startswith("submitit."):
+            main.__spec__ = None  # so that Lightning repeats this command, not submitit's

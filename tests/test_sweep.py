@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import SMALL, TEXT, here
+from running import SMALL, TEXT, elsewhere, here
 
 from yinggem.checkpoint import read_checkpoint
 from yinggem.module import LanguageModule
@@ -87,3 +87,17 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     assert straight.status == 0 and weights(place / "straight" / "latest") == weights(sweep_folder(place) / "1")
     results = [json.loads((sweep_folder(place) / name / "result.json").read_text()) for name in "012"]
     assert [result["steps"] for result in results] == [60, 60, 60]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["null", "local"])
+def test_jobs_of_two_processes(place, launcher):
+    """Every job starts the other process for itself, and none of them takes part in the whole sweep."""
+    two = ["trainer=ddp", "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
+    done = elsewhere("-m", *JOBS, *two, "seed=0,1", f"launcher={launcher}", cwd=place, OMP_NUM_THREADS="1")
+    assert done.status == 0 and "error" not in done.err, done
+    sweep = sweep_folder(place)
+    assert [json.loads((sweep / name / "result.json").read_text())["steps"] for name in "01"] == [20, 20]
+    assert {path.name for path in place.glob("outputs/*/*")} == {sweep.name}
+    straight = elsewhere(*JOBS, *two, "seed=1", "outputs=straight", cwd=place, OMP_NUM_THREADS="1")
+    assert straight.status == 0 and weights(place / "straight" / "latest") == weights(sweep / "1")

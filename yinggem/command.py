@@ -34,7 +34,7 @@ def continued(arguments: list[str]) -> list[str]:
         UserError: there is nothing to continue.
     """
     wanted = value_of("ckpt_path", arguments)
-    if not wanted or wanted == "null":
+    if not wanted or wanted in ("null", "auto"):  # auto: another process of a job of a sweep
         return arguments
     name = unquoted(wanted)
     others = [argument for argument in arguments if not argument.startswith("ckpt_path=")]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
         if "loss" in result or "pruned" in result:
             print(f"Job {folder.name} is {'finished' if 'loss' in result else 'pruned'} already.")
             return float(result.get("loss", math.inf))
-        forget_the_last_job()
         try:
-            return job()
+            with on_its_own():
+                return job()
         except Pruned as end:
             write_result(folder, {"pruned": end.step})
             print(f"Job {folder.name} is pruned: {end}")
@@ -46,13 +46,22 @@ def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
         return math.inf
 
 
-def forget_the_last_job() -> None:
-    """Drop what a process keeps between jobs: compiled code, global switches, garbage."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.use_deterministic_algorithms(False)
-        torch.compiler.reset()
+@contextlib.contextmanager
+def on_its_own() -> Iterator[None]:
+    """Drop what a job leaves in the process: compiled code, global switches, its group of processes, garbage."""
     gc.collect()
+    environment = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.use_deterministic_algorithms(False)
+            torch.compiler.reset()
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
