@@ -63,7 +63,7 @@ class SearchSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         named = [f"{name}={value}" for name, value in (settings.pop("space", None) or {}).items()]
         words = {word.key_or_group: word for word in parser.parse_overrides([*named, *arguments])}  # the last one wins
-        ours = {name: word for name, word in words.items() if name.partition(".")[0] != "sweep"}
+        ours = {name: word for name, word in words.items() if name.partition(".")[0] not in ("sweep", "launcher")}
         varied = {name: word for name, word in ours.items() if word.is_sweep_override()}
         fixed = [str(word.input_line) for name, word in ours.items() if name not in varied]
         space = {word.get_key_element(): scale_of(word) for word in varied.values()}
@@ -117,7 +117,8 @@ class Announcement(Callback):
             return
         with read_write(hydra):
             hydra.run.dir = hydra.runtime.output_dir
-        sys.argv[:] = [str(HOME / "train.py"), *config.hydra.overrides.task, "ckpt_path=auto"]
+        words = [word for word in config.hydra.overrides.task if not word.startswith(("launcher=", "sweep="))]
+        sys.argv[:] = [str(HOME / "train.py"), *words, "ckpt_path=auto"]
         main = sys.modules["__main__"]
         if main.__spec__ is not None and main.__spec__.name.startswith("submitit."):
             main.__spec__ = None  # so that Lightning repeats this command, not submitit's

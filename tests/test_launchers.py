@@ -124,6 +124,7 @@ def test_hydras_own_name_of_the_local_launcher_works_and_a_search_runs_in_batche
     searched = here("-m", *JOBS, *short, "launcher=local", "sweep=search", "sweep.n_jobs=2", "sweep.n_trials=3",
                     "optimizer.lr=interval(0.01,0.05)", "outputs=searched")  # fmt: skip
     assert searched.status == 0 and "3 trials: 3 finished." in searched.out, searched
+    assert searched.out.splitlines()[-1].startswith("python train.py ") and "launcher" not in searched.out
 
 
 @pytest.fixture

@@ -137,7 +137,8 @@ def read_overrides(folder: Path) -> list[str]:
             f"{folder / OVERRIDES} is damaged, so how this run was started is unknown; start it again, "
             "or name its checkpoint in another folder with all the overrides."
         )
-    return [line for line in lines if isinstance(line, str) and not line.startswith(("ckpt_path=", "hydra."))]
+    others = ("ckpt_path=", "hydra.", "launcher=", "sweep=")
+    return [line for line in lines if isinstance(line, str) and not line.startswith(others)]
 
 
 def record(folder: Path, outputs: Path, overrides: Iterable[str], config: str) -> None:
