@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from running import ROOT, SMALL, TEXT, here
 
 from yinggem.checkpoint import read_checkpoint
 
-JOBS = [*SMALL, "data.path=own.txt", "trainer.max_steps=150", "trainer.val_check_interval=15", "~callbacks.samples",
+JOBS = [*SMALL, "data.path=own.txt", "trainer.max_steps=90", "trainer.val_check_interval=15", "~callbacks.samples",
         "callbacks.early_stopping.patience=100", "logger=csv", "scheduler=constant"]  # fmt: skip
 SRUN = """#!/bin/sh
 while [ "${1#--}" != "$1" ]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
@@ -93,8 +94,10 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
     process = started(
         place, *JOBS, "launcher=local", "hydra.launcher.array_parallelism=3", f"optimizer.lr={','.join(lrs)}"
     )
-    signal_job(place, "1", signal.SIGUSR2, process)
-    signal_job(place, "2", signal.SIGKILL, process)
+    with ThreadPoolExecutor(2) as pool:  # none waits for the other's turn
+        for sent in [pool.submit(signal_job, place, name, number, process)
+                     for name, number in (("1", signal.SIGUSR2), ("2", signal.SIGKILL))]:  # fmt: skip
+            sent.result()
     out, err = process.communicate(timeout=300)
     (sweep,) = (path.parent for path in place.glob("outputs/*/*/multirun.yaml"))
     assert process.returncode == 2 and "error in job 2: Its process ended without a word" in err, (out, err)
