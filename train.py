@@ -1,7 +1,4 @@
-"""Train a language model: compose the configuration, build, fit, evaluate, sample.
-
-python train.py model=base trainer.precision=bf16
-"""
+"""Train a language model: compose the configuration, build, fit, evaluate, sample (python train.py model=base)."""
 
 import sys
 from functools import partial
