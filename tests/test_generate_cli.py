@@ -239,6 +239,7 @@ BAD = [
     (["--repetition-window", "-1"], "--repetition-window"), (["--no-repeat-ngram-size", "-1"], "--no-repeat-ngram"),
     (["--num-samples", "0"], "--num-samples"), (["--seed", "-1"], "--seed"), (["--seed", "9" * 40], "--seed"),
     (["--stop", ""], "--stop"), (["--device", "abacus"], "abacus"), (["--device", "cuda:999"], "cuda:999"),
+    (["--quantize", "int3"], "int8"),
     (["--checkpoint", "none.ckpt"], "none.ckpt"), (["--prompt", "~"], "'~'"), (["--prompt", "a\udcff"], "surrogate"),
     (["--prompt", "a", "--prompt-file", "b"], "--prompt"), (["--interactive", "--json"], "--interactive"),
     (["--temprature", "1"], "--temprature"), (["stray"], "stray"), (["--stop"], "--stop"),
@@ -261,7 +262,7 @@ def test_invalid_bytes_on_the_command_line_are_one_sentence(checkpoints):
 GOOD = {
     "--prompt": "light", "--max-new-tokens": "2", "--temperature": "0", "--top-k": "5", "--top-p": "1", "--json": None,
     "--typical-p": "0.9", "--stop": "e", "--repetition-penalty": "1.3", "--repetition-window": "4", "--min-p": "0.1",
-    "--num-samples": "3", "--no-repeat-ngram-size": "2", "--seed": "7", "--device": "cpu",
+    "--num-samples": "3", "--no-repeat-ngram-size": "2", "--seed": "7", "--device": "cpu", "--quantize": "int8",
 }  # fmt: skip
 STRANGE = ["--prompt-file", "--checkpoint", "--help", "--prompts", "-x", "", "é"]
 VALUES = ["", "0", "1", "-1", "3", "0.5", "1.0", "1e-300", "nan", "inf", "-inf", "1e400", "9" * 30, "cpu", "None", "é",

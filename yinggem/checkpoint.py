@@ -1,8 +1,9 @@
 """Checkpoint files: what YingGem adds to them, finding them, and reading them without trust.
 
 A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
-"model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data. That alone is
-enough to generate text. A file may come from anybody: it is checked before it is believed, and it never runs code.
+"model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data, and how the
+weights are quantized where they are. That alone is enough to generate text. A file may come from anybody: it is
+checked before it is believed, and it never runs code.
 """
 
 import os
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
+from yinggem.quantization import KINDS, SCALE, has_right_type, is_usable, quantization_of, quantize
 from yinggem.tokenizer import Tokenizer, from_state_dict
 from yinggem.transformer import Transformer
 
@@ -43,6 +45,8 @@ def metadata(config: ModelConfig, tokenizer: Tokenizer, **more: Any) -> dict[str
 def save_model(path: str | Path, model: Transformer, tokenizer: Tokenizer, **more: Any) -> None:
     """Write a checkpoint of the weights alone, which `load_model` and generate.py read like any other."""
     weights = {PREFIX + name: tensor.detach() for name, tensor in model.state_dict().items()}
+    kind = quantization_of(model)
+    more |= {"quantization": kind} if kind else {}
     content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
     write_checkpoint(path, content)
 
@@ -62,12 +66,20 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load_model(
-    path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    quantization: str | None = None,
 ) -> tuple[Transformer, Tokenizer]:
     """Rebuild the model of a checkpoint, in eval mode and in memory of its own, and its tokenizer.
 
+    Args:
+        dtype: of the weights, those that are integers excepted; None as they are in the file.
+        quantization: see `yinggem.quantization.quantize`; None as in the file.
+
     Raises:
-        UserError: as `read_checkpoint`, and when architecture, weights and tokenizer do not belong together.
+        UserError: as `read_checkpoint`, when architecture, weights and tokenizer do not belong together, and as
+            `quantize`.
     """
     checkpoint = read_checkpoint(path)
     entry = checkpoint["yinggem"]
@@ -77,13 +89,27 @@ def load_model(
         raise _refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
     if tokenizer.vocab_size != config.vocab_size:
         raise _refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
-    weights = _model_weights(path, checkpoint["state_dict"], config)
+    kept_as = entry.get("quantization")
+    if kept_as not in (None, *KINDS):
+        raise _refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
+    weights = _model_weights(path, checkpoint["state_dict"], config, bool(kept_as))
     with torch.device("meta"), _SkipInitialisation():
         model = Transformer(config)
+        if kept_as:
+            quantize(model, kept_as)
     _check_shapes(path, weights, model)
-    own = {name: nn.Parameter(tensor.to(device, dtype, copy=True)) for name, tensor in weights.items()}
+    own = {name: _own(tensor, device, dtype, bool(kept_as)) for name, tensor in weights.items()}
     model.load_state_dict(own, assign=True)
+    if quantization:
+        quantize(model, quantization)
     return model.eval(), tokenizer
+
+
+def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None, quantized: bool) -> Tensor:
+    """A copy to keep; `quantized` ones are not for training, and their scales stay exact."""
+    if quantized:
+        return tensor.to(device, copy=True)
+    return nn.Parameter(tensor.to(device, dtype, copy=True))
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -202,18 +228,21 @@ class _SkipInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig) -> dict[str, Tensor]:
-    """The Transformer's entries of a state dict, real numbers and as many as the architecture has."""
+def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig, quantized: bool) -> dict[str, Tensor]:
+    """The Transformer's entries of a state dict, plain numbers and as many as the architecture has."""
     state = {name: tensor for name, tensor in state.items() if isinstance(name, str) and name.startswith(PREFIX)}
     weights = {name[len(PREFIX) :]: tensor for name, tensor in state.items()}
     for name, tensor in weights.items():
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or not tensor.is_floating_point() or not tensor.is_contiguous():
+        if not plain or not tensor.is_contiguous() or not has_right_type(name, tensor, quantized):
             raise _refusal(path, f"holds no plain weights under {name[:80]!r}")
-    count = sum(tensor.numel() for tensor in weights.values())
+    count = sum(tensor.numel() for name, tensor in weights.items() if not (quantized and name.endswith(SCALE)))
     held = sum(tensor.nbytes for tensor in weights.values())
     if count != config.parameters or held > os.path.getsize(path):
         raise _refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
+    for name, tensor in weights.items():
+        if quantized and not is_usable(name, tensor):
+            raise _refusal(path, f"holds numbers under {name[:80]!r} that no weights have")
     return weights
 
 

@@ -17,6 +17,7 @@ from yinggem.cli import Parser, choose_device, run, whole
 from yinggem.corpus import open_corpus, tokenize
 from yinggem.errors import UserError
 from yinggem.loss import bits_per_byte, next_token_loss, perplexity
+from yinggem.quantization import KINDS
 from yinggem.token_array import TokenArray
 from yinggem.transformer import Transformer
 from yinggem.waiting import waiting
@@ -56,7 +57,7 @@ def evaluate(
     count = len(ids) - 1
     if count < 1:
         raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
-    device, total, size = model.head_weight.device, 0.0, 0
+    device, total, size = model.norm.weight.device, 0.0, 0
     step = context_length * batch_size
     with waiting("Evaluating", count) as advance:
         for start in range(0, count, step):
@@ -96,6 +97,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
     add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole(1), default=8, metavar="N", help="windows at once (default: 8)")
+    add("--quantize", choices=KINDS, help="turn the weights into 8-bit integers first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
     return parser
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
     path = options.checkpoint or find_checkpoint()
-    model, tokenizer = load_model(path, choose_device(options.device))
+    model, tokenizer = load_model(path, choose_device(options.device), quantization=options.quantize)
     named = options.data in ("shakespeare", "tinyshakespeare")
     corpus = open_corpus(options.data if named else "text", options.data_path if named else options.data)
     split = tokenize(corpus, tokenizer, None, options.val_fraction, options.split_by)

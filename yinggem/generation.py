@@ -198,7 +198,7 @@ def _choose(logits: Tensor, sampling: Sampling, history: History, generators: Se
 
 def _prefill(model: Transformer, prompt: Tensor, more: int) -> tuple[KVCache, Tensor]:
     """A cache that has seen `prompt` (B, T), and the logits (B, V) after it. Rows that are all the same run once."""
-    config, weight = model.config, model.head_weight
+    config, weight = model.config, model.norm.weight
     if config.attention_window and config.attention_window >= prompt.size(1) + more:
         config = replace(config, attention_window=None)  # never full: the cache grows only as far as it is needed
     same = bool((prompt == prompt[:1]).all())

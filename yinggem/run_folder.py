@@ -115,7 +115,10 @@ def beginning(wanted: str | None, folder: Path) -> tuple[str | None, int]:
     from yinggem.checkpoint import read_checkpoint  # brings torch, which --cfg and many errors can do without
 
     path = str(last) if wanted == "auto" else wanted
-    return path, int(read_checkpoint(path).get("global_step", 0))
+    checkpoint = read_checkpoint(path)
+    if checkpoint["yinggem"].get("quantization"):
+        raise UserError(f"{path} is quantized, for generating only; continue from the checkpoint it was made from.")
+    return path, int(checkpoint.get("global_step", 0))
 
 
 def read_overrides(folder: Path) -> list[str]:

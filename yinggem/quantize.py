@@ -1,0 +1,45 @@
+"""Write a checkpoint with 8-bit weights, a quarter of the size, for generating and evaluating.
+
+python -m yinggem.quantize --output model-int8.ckpt
+"""
+
+import os
+import sys
+
+from yinggem.checkpoint import find_checkpoint, load_model, read_checkpoint, save_model
+from yinggem.cli import Parser, run
+from yinggem.errors import UserError
+from yinggem.quantization import KINDS
+
+
+def quantization_parser() -> Parser:
+    """The options of `python -m yinggem.quantize`."""
+    parser = Parser("python -m yinggem.quantize", description="Write a quantized checkpoint.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
+    add("--output", metavar="FILE", required=True, help="the checkpoint to write")
+    add("--quantize", choices=KINDS, default="int8", help="how (default: int8)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Load, quantize, save, say how large it is.
+
+    Raises:
+        UserError: as `load_model` and `write_checkpoint`; the output is the checkpoint itself.
+    """
+    options = quantization_parser().parse_args(arguments)
+    path = options.checkpoint or find_checkpoint()
+    model, tokenizer = load_model(path, quantization=options.quantize)
+    if os.path.exists(options.output) and os.path.samefile(path, options.output):
+        raise UserError(f"--output {options.output} is the checkpoint itself, which could not be trained any more; "
+                        "name another file.")  # fmt: skip
+    entry = read_checkpoint(path)["yinggem"]
+    kept = {name: entry[name] for name in ("context_length",) if name in entry}
+    save_model(options.output, model, tokenizer, **kept)
+    before, after = os.path.getsize(path), os.path.getsize(options.output)
+    print(f"{options.output}: {after / 1e6:.1f} MB, {path}: {before / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
