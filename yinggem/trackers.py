@@ -32,6 +32,7 @@ class Wandb(WandbLogger):
         place = Path(save_dir).resolve()
         own: dict[str, Any] = {"name": "/".join(place.parts[-2:]), "id": run_id(place), "log_model": False}
         super().__init__(save_dir=save_dir, **(own | options))
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it on, and wandb warns that it means nothing now
 
     @property
     def experiment(self) -> Any:
