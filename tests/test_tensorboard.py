@@ -119,7 +119,7 @@ def test_the_dashboards_show_a_real_run(address, sweep, browser, tmp_path):
     sample = (sweep / "0" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
     browser.look(f"{address}#text", ["sample/text_summary", "step 19", sample], tmp_path / "text.png")
     browser.look(f"{address}#histograms", ["attention/layer_00", "attention/layer_01"], tmp_path / "histograms.png")
-    table = ["Trial ID", "optimizer.lr", "final/loss", "0.010", "0.030"]
+    table = ["Trial ID", "optimizer.lr", "final/loss"]
     browser.look(f"{address}#hparams", table, tmp_path / "hparams.png")
 
 
