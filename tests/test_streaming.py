@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ pytest.importorskip("litdata", reason="the extra streaming: pip install litdata"
 
 from running import SMALL, here
 
-from yinggem import shard, token_shards
+from yinggem import shard
 from yinggem.arguments import quote_path
 from yinggem.cli import run
 from yinggem.corpus import open_corpus, tokenize
@@ -60,10 +61,10 @@ def rows_of(loader) -> list[list[int]]:
 
 
 def test_shards_hold_the_text_and_its_tokenizer(made):
-    found = open_shards(str(made))
+    found = open_shards(str(made), made.parent)
     assert found.tokenizer.state_dict() == ByteTokenizer().state_dict()
     assert json.loads((made / "tokenizer.json").read_text())["state"]["name"] == "byte"
-    val = read_validation(found.val, 256, made.parent)[:]
+    val = read_validation(found.val, 256)[:]
     assert len(val) == int(len(TEXT) * 0.1) // BLOCK * BLOCK and len(found.train.chunks) > 5
     assert bytes(val.tolist()) == TEXT.encode()[-len(val) :]
     assert found.train.windows(1) == len(TEXT) - len(val)
@@ -74,7 +75,7 @@ def test_every_window_of_the_training_part_comes_once_an_epoch(tmp_path, make):
     (tmp_path / "x.txt").write_text(TEXT)
     tokenizer = make()
     split = tokenize(open_corpus("text", tmp_path / "x.txt", tmp_path), tokenizer, tmp_path, split_by="tokens")
-    token_shards.write_shards(tmp_path / "out", split, tokenizer, 8 * BLOCK)
+    shard.write_shards(tmp_path / "out", split, tokenizer, 8 * BLOCK)
     data = module(tmp_path / "out", batch_size=1)
     loader = data.train_dataloader()
     whole = (split.train + split.val)[:].tolist()
@@ -227,24 +228,48 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
     ("harm", "sentence"),
     [
         (lambda at: shutil.rmtree(at), "is no folder"),
-        (lambda at: shutil.rmtree(at / "train"), r"train/index\.json|index\.json is missing"),
-        (lambda at: (at / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
-        (lambda at: (at / "tokenizer.json").write_text('{"fingerprint": "0", "state": {}}'), "is damaged"),
+        (lambda at: shutil.rmtree(at / "train"), "index.json is missing"),
+        (lambda at: (at / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (
+            lambda at: (at / "tokenizer.json").write_text('{"fingerprint": "0", "state": {}}'),
+            "tokenizer.json is damaged",
+        ),
+        (lambda at: (at / "checksums.json").write_text("[]"), "checksums.json is damaged"),
         (lambda at: (at / "val" / "index.json").write_text("[" * 9999), "val/index.json is damaged"),
         (lambda at: (at / "val" / "index.json").write_text('{"chunks": [], "config": {}}'), "index.json is damaged"),
-        (lambda at: (at / "train" / "chunk-0-1.bin").unlink(), "chunk-0-1.bin is missing or cut short"),
-        (lambda at: os.truncate(at / "val" / "chunk-0-0.bin", 100), "chunk-0-0.bin is missing or cut short"),
+        (lambda at: (at / "train" / "chunk-0-1.bin").unlink(), "train/chunk-0-1.bin is missing"),
+        (lambda at: os.truncate(at / "val" / "chunk-0-0.bin", 100), "val/chunk-0-0.bin is damaged"),
+        (lambda at: flip(at / "train" / "chunk-0-2.bin"), "train/chunk-0-2.bin is damaged"),
         (lambda at: edit(at / "train" / "index.json", '"dim": 16384', '"dim": 16385'), "holds no tokens"),
+        (lambda at: edit(at / "train" / "index.json", '"TokensLoader"', '"PyTreeLoader"'), "holds no tokens"),
         (lambda at: edit(at / "val" / "index.json", "chunk-0-0", "../train/chunk-0-0"), "holds no tokens"),
-        (lambda at: edit(at / "val" / "index.json", "no_header_numpy:5", "no_header_numpy:1"), "not unsigned"),
-        (lambda at: overwrite(at / "val" / "chunk-0-0.bin"), "an id of 65535 where the vocabulary has 256"),
+        (lambda at: edit(at / "val" / "index.json", "no_header_numpy:5", "no_header_numpy:1"), "index.json is damaged"),
     ],
-)  # fmt: skip
+)
 def test_a_missing_foreign_or_damaged_folder_is_one_sentence(shards, harm, sentence):
     harm(shards)
     with pytest.raises(UserError, match=sentence) as caught:
         module(shards).setup()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "harm", "sentence"),
+    [
+        ("val", lambda at: beyond(at / "val" / "chunk-0-0.bin"), "an id of 65535 where the vocabulary has 256"),
+        ("train", lambda at: beyond(at / "train" / "chunk-0-3.bin"), "an id of 65535 where the vocabulary has 256"),
+        ("val", lambda at: edit(at / "val" / "index.json", "numpy:5", "numpy:1"), "ids are int16"),
+    ],
+)
+def test_crafted_ids_are_refused_though_their_checksums_are_right(shards, part, harm, sentence):
+    harm(shards)
+    checksums = {str(path.relative_to(shards)): zlib.crc32(path.read_bytes()) for path in shards.glob("*/*")}
+    (shards / "checksums.json").write_text(json.dumps(checksums))
+    with pytest.raises(UserError, match=sentence):
+        data = module(shards)
+        data.setup()
+        assert part == "train"
+        rows_of(data.train_dataloader())
 
 
 def edit(path, old, new):
@@ -253,16 +278,14 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def overwrite(path):
-    content = path.read_bytes()
-    path.write_bytes(content[:-64] + b"\xff" * 64)
+def beyond(path):
+    path.write_bytes(path.read_bytes()[:-64] + b"\xff" * 64)
 
 
-def test_a_damaged_chunk_of_the_training_part_is_one_sentence(shards):
-    for path in (shards / "train").glob("*.bin"):
-        overwrite(path)
-    with pytest.raises(UserError, match="an id of 65535"):
-        rows_of(module(shards).train_dataloader())
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
 
 
 def test_too_few_windows_are_refused(made):

@@ -4,14 +4,80 @@ python -m yinggem.shard --data poems/ --tokenizer gpt2 --output shards
 """
 
 import argparse
+import contextlib
+import json
+import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from yinggem import files, token_cache
 from yinggem.cli import Parser, number, run, whole
-from yinggem.corpus import open_corpus, tokenize
+from yinggem.corpus import TokenizedSplit, open_corpus, tokenize
 from yinggem.errors import UserError
-from yinggem.token_shards import BLOCK, CHUNK_TOKENS, litdata, write_shards
-from yinggem.tokenizer import KINDS, BPETokenizer
+from yinggem.token_array import TokenArray
+from yinggem.token_shards import BLOCK, checksums_of, litdata
+from yinggem.tokenizer import KINDS, BPETokenizer, Tokenizer
+from yinggem.waiting import waiting
+
+ITEM = 1 << 16  # tokens handed to litdata at once
+CHUNK_TOKENS = 1 << 25  # 64 MiB of uint16, litdata's own measure for object storage
+
+
+def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chunk_tokens: int = CHUNK_TOKENS) -> None:
+    """Write the folder, whole or not at all.
+
+    Args:
+        chunk_tokens: per file, a multiple of BLOCK.
+        split: its two parts joined are cut anew, at a whole number of BLOCK tokens before the end.
+
+    Raises:
+        UserError: the folder exists; the text is shorter than a block for each part; the disk is full.
+    """
+    litdata()
+    if output.exists():
+        raise UserError(f"{output} exists already; choose another --output, or remove it first.")
+    ids = split.train + split.val
+    cut = len(ids) - len(split.val) // BLOCK * BLOCK
+    if not 0 < cut < len(ids):
+        raise UserError(
+            f"A validation part of {len(split.val)} tokens is too short for shards; {BLOCK} is the least: "
+            "use a longer text or a larger --val-fraction."
+        )
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        with waiting("Writing", len(ids)) as advance:
+            for name, part in (("train", ids.part(0, cut)), ("val", ids.part(cut))):
+                for count in _write_part(partial / name, part, chunk_tokens):
+                    advance(count)
+        with open(partial / "tokenizer.json", "wb") as file:
+            token_cache.write_tokenizer(file, tokenizer)
+        names = [str(path.relative_to(partial)) for path in sorted(partial.glob("*/*"))]
+        checksums = dict(zip(names, checksums_of(partial, names), strict=True))
+        (partial / "checksums.json").write_text(json.dumps(checksums))
+        partial.rename(output)
+    except OSError as error:
+        raise files.cannot_write(output, error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_part(folder: Path, ids: TokenArray, chunk_tokens: int) -> Iterator[int]:
+    from litdata.streaming import TokensLoader
+    from litdata.streaming.cache import Cache
+
+    folder.mkdir()
+    cache = Cache(str(folder), chunk_size=chunk_tokens, item_loader=TokensLoader())
+    size = min(ITEM, chunk_tokens)
+    for count, start in enumerate(range(0, len(ids), size)):
+        block = ids[start : start + size]
+        cache[count] = block.astype(ids.dtype.newbyteorder("="))  # a copy: litdata keeps it until the chunk is full
+        yield len(block)
+    cache.done()
+    with contextlib.redirect_stdout(None):  # it prints an empty line
+        cache.merge()
 
 
 def shard_parser() -> argparse.ArgumentParser:

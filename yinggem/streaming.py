@@ -112,9 +112,9 @@ class StreamingDataModule(TextDataModule):
             raise UserError(
                 "data=streaming needs data.path=FOLDER, or a URL, of shards made by `python -m yinggem.shard`."
             )
-        shards = open_shards(str(self.path))
+        shards = open_shards(str(self.path), self._cache())
         self.tokenizer = shards.tokenizer
-        val = read_validation(shards.val, self.tokenizer.vocab_size, self._cache())
+        val = read_validation(shards.val, self.tokenizer.vocab_size)
         self.split = TokenizedSplit(TokenArray([], val.dtype), val, self.tokenizer.token_byte_lengths)
         self.shards = shards
         self._refuse_less_than(self.batch_size)

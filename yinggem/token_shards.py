@@ -1,37 +1,33 @@
-"""A folder of token shards in litdata's format, with its tokenizer: written from a corpus, opened without trust.
+"""A folder of token shards in litdata's format, with its tokenizer, opened without trust.
 
 FOLDER/tokenizer.json is the tokenizer as plain data, FOLDER/train and FOLDER/val are data sets of litdata's
-TokensLoader. The validation part is a whole number of BLOCK tokens, in chunks that are as well, so that litdata, which
-leaves out what does not fill a block at the end of a chunk, gives back every token of it.
+TokensLoader, FOLDER/checksums.json has the CRC-32 of every file of theirs. The validation part is a whole number of
+BLOCK tokens, in chunks that are as well, so that litdata, which leaves out what does not fill a block at the end of a
+chunk, gives back every token of it.
 """
 
-import contextlib
-import hashlib
 import importlib
 import json
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yinggem import files, token_cache
-from yinggem.corpus import TokenizedSplit
 from yinggem.errors import UserError
 from yinggem.files import URL
+from yinggem.notes import recall, remember, stamp
 from yinggem.token_array import TokenArray
 from yinggem.tokenizer import Tokenizer
-from yinggem.waiting import waiting
 
 BLOCK = 1024  # tokens; of the validation part
-ITEM = 1 << 16  # tokens handed to litdata at once
-CHUNK_TOKENS = 1 << 25  # 64 MiB of uint16, what litdata advises for object storage
-MAX_INDEX_BYTES = 1 << 28
+MAX_JSON_BYTES = 1 << 28
 
 
 def litdata() -> Any:
@@ -43,65 +39,18 @@ def litdata() -> Any:
         raise UserError(f"data=streaming needs litdata ({error}): pip install 'yinggem[streaming]'.") from None
 
 
-def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chunk_tokens: int = CHUNK_TOKENS) -> None:
-    """Write the folder, whole or not at all.
-
-    Args:
-        chunk_tokens: per file, a multiple of BLOCK.
-        split: its two parts joined are cut anew, at a whole number of BLOCK tokens before the end.
-
-    Raises:
-        UserError: the folder exists; the text is shorter than a block for each part; the disk is full.
-    """
-    litdata()
-    if output.exists():
-        raise UserError(f"{output} exists already; choose another --output, or remove it first.")
-    ids = split.train + split.val
-    cut = len(ids) - len(split.val) // BLOCK * BLOCK
-    if not 0 < cut < len(ids):
-        raise UserError(
-            f"A validation part of {len(split.val)} tokens is too short for shards; {BLOCK} is the least: "
-            "use a longer text or a larger --val-fraction."
-        )
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        with waiting("Writing", len(ids)) as advance:
-            for name, part in (("train", ids.part(0, cut)), ("val", ids.part(cut))):
-                for count in _write_part(partial / name, part, chunk_tokens):
-                    advance(count)
-        with open(partial / "tokenizer.json", "wb") as file:
-            token_cache.write_tokenizer(file, tokenizer)
-        partial.rename(output)
-    except OSError as error:
-        raise files.cannot_write(output, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_part(folder: Path, ids: TokenArray, chunk_tokens: int) -> Iterator[int]:
-    from litdata.streaming import TokensLoader
-    from litdata.streaming.cache import Cache
-
-    folder.mkdir()
-    cache = Cache(str(folder), chunk_size=chunk_tokens, item_loader=TokensLoader())
-    size = min(ITEM, chunk_tokens)
-    for number, start in enumerate(range(0, len(ids), size)):
-        block = ids[start : start + size]
-        cache[number] = block.astype(ids.dtype.newbyteorder("="))  # a copy: litdata keeps it until the chunk is full
-        yield len(block)
-    cache.done()
-    with contextlib.redirect_stdout(None):  # it prints an empty line
-        cache.merge()
-
-
 @dataclass(frozen=True)
 class Part:
     """One of the data sets: its chunks with their number of tokens."""
 
+    name: str
     place: str  # folder or URL
     chunks: list[dict[str, Any]]
-    digest: str  # of the index, which says when it was made
+
+    @property
+    def files(self) -> list[str]:
+        """Index and chunks, relative to the folder of both parts."""
+        return [f"{self.name}/{file}" for file in ("index.json", *[chunk["filename"] for chunk in self.chunks])]
 
     def windows(self, block: int) -> int:
         """How many blocks of so many tokens litdata cuts it into."""
@@ -117,47 +66,86 @@ class TokenShards:
     val: Part
 
 
-def open_shards(place: str) -> TokenShards:
-    """Open a folder of `write_shards`, local or at a URL that litdata can read.
+def open_shards(place: str, cache_dir: Path) -> TokenShards:
+    """Open and verify a folder of `write_shards`, local or at a URL that litdata can read.
+
+    Of a URL, the validation part is copied to `cache_dir` and verified; training chunks come later, unverified.
 
     Raises:
         UserError: litdata is missing; the folder is missing, foreign or damaged.
     """
     litdata()
+    place = place if place == "/" else place.rstrip("/")
     if not URL.match(place) and not os.path.isdir(place):
         raise UserError(f"data.path={place} is no folder; name one that `python -m yinggem.shard` made, or its URL.")
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = token_cache.open_tokenizer(fetch(place, "tokenizer.json", Path(temporary)))
-    if tokenizer is None:
-        raise _foreign(place, "tokenizer.json is damaged")
+        checksums = _read_json(fetch(place, "checksums.json", Path(temporary)))
+    if tokenizer is None or not isinstance(checksums, dict):
+        raise _foreign(place, f"{'checksums' if tokenizer else 'tokenizer'}.json is damaged")
     train, val = (_open_part(place, name) for name in ("train", "val"))
     if any(chunk["dim"] % BLOCK for chunk in val.chunks):
         raise _foreign(place, f"the chunks of val/ are no multiples of {BLOCK} tokens")
-    return TokenShards(tokenizer, train, val)
+    if not URL.match(place):
+        _verify(place, Path(place), [*train.files, *val.files], checksums, cache_dir)
+        return TokenShards(tokenizer, train, val)
+    copy = files.usable_folder(cache_dir / token_cache.cache_key(place, checksums))
+    files.usable_folder(copy / val.name)
+    for name in val.files:
+        fetch(place, name, copy)
+    _verify(place, copy, val.files, checksums, cache_dir)
+    return TokenShards(tokenizer, train, replace(val, place=str(copy / val.name)))
+
+
+def _verify(place: str, folder: Path, names: list[str], checksums: dict[str, int], cache_dir: Path) -> None:
+    """Read every byte of the files, unless they are large and have not changed since that was last done."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise _foreign(place, f"{name} is missing")
+    stamps = [stamp(folder / name) for name in names]
+    note = cache_dir / f"{token_cache.cache_key('shards', os.path.abspath(folder))}.verified"
+    if recall(note, stamps) == checksums:
+        return
+    for name, checksum in zip(names, checksums_of(folder, names), strict=True):
+        if checksums.get(name) != checksum:
+            raise _foreign(place, f"{name} is damaged")
+    remember(note, stamps, checksums)
+
+
+def checksums_of(folder: Path, names: list[str]) -> list[int]:
+    """CRC-32 of every file."""
+
+    def checksum(name: str) -> int:
+        found = 0
+        with open(folder / name, "rb") as file:
+            while block := file.read(1 << 23):
+                found = zlib.crc32(block, found)
+        return found
+
+    with ThreadPoolExecutor(files.cores()) as pool:  # reading and crc32 release the interpreter lock
+        return list(pool.map(checksum, names))
+
+
+def _read_json(path: Path) -> Any:
+    """What the file holds; None when it is damaged or far too large."""
+    try:
+        return json.loads(path.read_bytes()) if path.stat().st_size <= MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _open_part(place: str, name: str) -> Part:
-    folder = f"{place.rstrip('/')}/{name}"
     with tempfile.TemporaryDirectory() as temporary:
-        path = fetch(folder, "index.json", Path(temporary))
-        try:
-            if path.stat().st_size > MAX_INDEX_BYTES:
-                raise ValueError("too large")
-            content = path.read_bytes()
-            index = json.loads(content)
-            chunks, config = index["chunks"], index["config"]
-            known = config["item_loader"] == "TokensLoader" and config["compression"] is config["encryption"] is None
-            whole = all(_is_whole(chunk) for chunk in chunks)
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
-            raise _foreign(place, f"{name}/index.json is damaged") from None
+        index = _read_json(fetch(f"{place}/{name}", "index.json", Path(temporary)))
+    try:
+        chunks, config = index["chunks"], index["config"]
+        known = config["item_loader"] == "TokensLoader" and config["compression"] is config["encryption"] is None
+        whole = all(_is_whole(chunk) for chunk in chunks)
+    except (ValueError, TypeError, LookupError):
+        raise _foreign(place, f"{name}/index.json is damaged") from None
     if not (known and whole and chunks):
         raise _foreign(place, f"{name}/ holds no tokens of litdata's TokensLoader")
-    if not URL.match(place):
-        for chunk in chunks:
-            path = Path(folder, chunk["filename"])
-            if not path.is_file() or path.stat().st_size != chunk["chunk_bytes"]:
-                raise _foreign(place, f"{name}/{chunk['filename']} is missing or cut short")
-    return Part(folder, chunks, hashlib.sha256(content).hexdigest())
+    return Part(name, f"{place}/{name}", chunks)
 
 
 def _is_whole(chunk: dict[str, Any]) -> bool:
@@ -184,19 +172,13 @@ def fetch(place: str, name: str, folder: Path) -> Path:
     return folder / name
 
 
-def read_validation(part: Part, vocab_size: int, cache_dir: Path) -> TokenArray:
-    """Every id of the validation part in order, in memory; chunks at a URL are copied to the cache first."""
+def read_validation(part: Part, vocab_size: int) -> TokenArray:
+    """Every id of the validation part in order, in memory."""
     from litdata import StreamingDataset
     from litdata.streaming import TokensLoader
 
-    folder = Path(part.place)
-    if URL.match(part.place):
-        folder = files.usable_folder(cache_dir / token_cache.cache_key("val", part.place, part.digest))
-        for name in ("index.json", *[chunk["filename"] for chunk in part.chunks]):
-            fetch(part.place, name, folder)
-    data = StreamingDataset(str(folder), item_loader=TokensLoader(block_size=BLOCK))
-    blocks = [data[number] for number in range(part.windows(BLOCK))]
-    ids = np.concatenate(blocks)
+    data = StreamingDataset(part.place, item_loader=TokensLoader(block_size=BLOCK))
+    ids = np.concatenate([data[number] for number in range(part.windows(BLOCK))])
     check_ids(ids, vocab_size, part.place)
     return TokenArray([ids], ids.dtype)
 
