@@ -12,9 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
-from torch.utils.tensorboard.summary import hparams
 
 from yinggem.errors import UserError
 from yinggem.files import append, write_atomically
@@ -116,23 +114,6 @@ class TensorBoard(TensorBoardLogger):
         """Hand figures to the thread that writes them."""
         with self._writing():
             super().log_metrics(dict(metrics), step)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Write what the HParams tab shows, the columns in the order of `params`: it shows the first few by itself."""
-        if not metrics:
-            return
-        with self._writing():
-            super().log_metrics(metrics, step)
-            experiment, *session = hparams(params, metrics)
-            plugin = experiment.value[0].metadata.plugin_data
-            content = HParamsPluginData.FromString(plugin.content)
-            infos = {info.name: info for info in content.experiment.hparam_infos}  # torch sorted them by name
-            del content.experiment.hparam_infos[:]
-            content.experiment.hparam_infos.extend(infos[name] for name in params)
-            plugin.content = content.SerializeToString()
-            for summary in (experiment, *session):
-                self.experiment._get_file_writer().add_summary(summary)
 
     @rank_zero_only
     def save(self) -> None:

@@ -33,6 +33,8 @@ QUIET = (
     ".*sync_dist=True.*",  # what is logged was summed over all processes by the module
 )
 
+MAIN = ("model.hidden_size", "model.num_hidden_layers", "optimizer.lr")
+
 
 def be_quiet() -> None:
     """Hide what libraries say that a user cannot act on; call it before a Trainer is made."""
@@ -88,7 +90,7 @@ def finish(
         model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
     ).to_dict()
     results = {f"final/{name}": figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
-    log_results(trainer, hyperparameters(config, folder), results)
+    log_results(trainer, columns(hyperparameters(config, folder), folder), results)
     write_result(folder, figures | {"steps": trainer.global_step})
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
@@ -116,17 +118,24 @@ def log_results(trainer: pl.Trainer, parameters: dict[str, Any], results: dict[s
 
 
 def hyperparameters(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What decides a result, by dotted name: numbers, words and truth values, as TensorBoard wants them.
-
-    First what was set on the command line: in a sweep that is what the runs differ in.
-    """
+    """What decides a result, by dotted name: numbers, words and truth values, as trackers want them."""
     groups = ("model", "tokenizer", "data", "optimizer", "scheduler")
-    typed = dict(line.lstrip("+").partition("=")[::2] for line in read_overrides(folder))
-    values: dict[str, Any] = {"seed": config["seed"]} | {name: typed[name] for name in groups if name in typed}
+    choices = {name: value for name, value in typed(folder).items() if name in groups}
+    values: dict[str, Any] = {"seed": config["seed"]} | choices
     for group in groups:
         values |= {f"{group}.{name}": value for name, value in config[group].items() if not name.startswith("_")}
-    ordered = {name: values[name] for name in (*typed, *values) if values.get(name) is not None}
-    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in ordered.items()}
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in values.items()}
+
+
+def columns(parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Few enough for TensorBoard's table, which shows the first five by name: what was typed, and the main ones."""
+    names = {*MAIN, *typed(folder)} - {"data", "data.path"}
+    return {name: parameters[name] for name in sorted(names) if name in parameters}
+
+
+def typed(folder: Path) -> dict[str, str]:
+    """The settings of the command line: in a sweep, what its runs differ in."""
+    return dict(line.lstrip("+").partition("=")[::2] for line in read_overrides(folder))
 
 
 def shown(folder: Path) -> str:
