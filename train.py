@@ -36,7 +36,8 @@ def train(cfg: DictConfig) -> float:
 def fit(cfg: DictConfig, folder: Path) -> float:
     """Build, train, evaluate, sample; returns the loss of the best checkpoint."""
     cfg.ckpt_path, start = beginning(cfg.ckpt_path, folder)
-    record(folder, Path(cfg.outputs), HydraConfig.get().overrides.task, OmegaConf.to_yaml(cfg))
+    task = HydraConfig.get().overrides.task
+    record(folder, Path(cfg.outputs), task, OmegaConf.to_yaml(cfg), Path(__file__), cfg.ckpt_path)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_kinds(config, CONF)
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg

@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from running import SMALL, TEXT, here
+from running import ROOT, SMALL, TEXT, here
 
 import train
 from yinggem import command
@@ -25,7 +25,7 @@ def place(tmp_path, monkeypatch):
 def started(place, *overrides: str):
     """The folder of a run that was started with these settings and killed before its first checkpoint."""
     folder = place / "outputs" / "2026-01-02" / "03-04-05"
-    record(folder, place / "outputs", overrides, "seed: 0\n")
+    record(folder, place / "outputs", overrides, "seed: 0\n", ROOT / "train.py", None)
     return folder
 
 

@@ -1,7 +1,10 @@
 """Several processes: the same run as one process with the same global batch."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -137,3 +140,85 @@ def test_bfloat16_shards_with_muon_keep_float32_masters(corpus, tmp_path):
     one, two = curves(expected)["train/loss"], curves(folder)["train/loss"]
     assert one != two and one[0] - one[-1] > 1
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 0.05
+
+
+class Group:
+    """train.py on two processes, in a session of their own that shows whether any is left."""
+
+    def __init__(self, folder, *overrides):
+        command = [sys.executable, "train.py", *SHAPE, *TWO, f"hydra.run.dir={folder}", f"outputs={folder.parent}"]
+        self.popen = subprocess.Popen([*command, *overrides], cwd=ROOT, stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+        self.folder = folder
+
+    def wait_for_steps(self):
+        end = time.monotonic() + 200
+        while not read_metrics(self.folder / "metrics.csv") if (self.folder / "metrics.csv").exists() else True:
+            assert self.popen.poll() is None and time.monotonic() < end, self.popen.stderr.read()
+            time.sleep(0.2)
+
+    def companion(self):
+        found = subprocess.run(["pgrep", "-P", str(self.popen.pid)], capture_output=True, text=True, check=True)
+        return int(found.stdout.split()[0])
+
+    def end(self):
+        """Its status and what it said, once all of it is gone."""
+        said, status = self.popen.communicate(timeout=120)[1], self.popen.returncode
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            try:
+                os.killpg(self.popen.pid, 0)
+            except ProcessLookupError:
+                return status, said.strip().splitlines()
+            time.sleep(0.2)
+        os.killpg(self.popen.pid, signal.SIGKILL)
+        raise AssertionError("a process is left")
+
+
+FOREVER = ["trainer.max_steps=100000", "trainer.val_check_interval=50", "callbacks.last.every_n_steps=10"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_of_one_process_stops_all_after_the_same_step(corpus, tmp_path, number):
+    group = Group(tmp_path / "run", corpus, *FOREVER)
+    group.wait_for_steps()
+    if number == signal.SIGINT:
+        os.killpg(group.popen.pid, number)  # as a terminal does
+    else:
+        group.popen.send_signal(number)
+    status, said = group.end()
+    assert status == 128 + number, said
+    assert [line.split(" after ")[0] for line in said if "after step" in line] == ["Stopped"], said
+    assert not any("error" in line for line in said)
+    assert load_model(tmp_path / "run/checkpoints/last.ckpt")
+
+
+def test_a_killed_process_ends_the_run_with_one_sentence(corpus, tmp_path):
+    group = Group(tmp_path / "run", corpus, *FOREVER)
+    group.wait_for_steps()
+    os.kill(group.companion(), signal.SIGKILL)
+    status, said = group.end()
+    assert status == 2 and len(said) == 1, said
+    assert said[0].startswith("error: Process 1 of this run was killed by signal 9"), said
+
+
+def test_no_process_outlives_the_first(corpus, tmp_path):
+    group = Group(tmp_path / "run", corpus, *FOREVER)
+    group.wait_for_steps()
+    group.popen.kill()
+    assert group.end() == (-signal.SIGKILL, [])
+
+
+def test_what_is_wrong_in_all_processes_is_said_once(corpus, tmp_path):
+    status, said = Group(tmp_path / "run", corpus, "optimizer.lr=1e30").end()
+    assert status == 2 and len(said) == 1 and said[0].startswith("error: The loss is"), said
+
+
+def test_processes_that_torchrun_starts_share_one_folder(corpus, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    done = subprocess.run([*command, *SHAPE, *TWO, corpus, f"outputs={tmp_path}/out", "trainer.max_steps=25"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count("Best validation loss") == 1, done.stderr
+    (folder,) = (tmp_path / "out").glob("2*/*/")
+    assert (tmp_path / "out" / "latest").resolve() == folder
+    assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == list(range(25))

@@ -14,6 +14,7 @@ from typing import Any
 from yinggem.arguments import only_shows, quoted, tidy
 from yinggem.errors import StopRequested, UserError
 from yinggem.friendly import causes, explain
+from yinggem.processes import complaint, follow, rank, say
 from yinggem.run_folder import find_resumption, forget_folders, recorded, withdraw
 from yinggem.sweep import SWEEP, begun, conclude, old_sweep
 
@@ -98,7 +99,10 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     try:
         with stopping_on_signals():
             begun.clear()
+            follow()
             sys.argv[1:] = arguments()
+            if rank():
+                sys.argv.append("hydra.output_subdir=null")  # the first process keeps the configuration
             forget_folders(only_shows(sys.argv[1:]))
             train()
             withdraw()  # of trainer.fast_dev_run, which leaves nothing
@@ -108,7 +112,8 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     except StopRequested as stop:
         where = "." if stop.step is None else f" after step {stop.step:,}."
         hint = how_to_continue(stop.path or last_checkpoint())
-        print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
+        if not rank():
+            print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
         return 128 + stop.signum
     except (Exception, Failed) as failure:
         carried = failure.__cause__ if isinstance(failure, Failed) else None
@@ -123,7 +128,13 @@ def refuse(error: BaseException, conf: Path) -> int:
     """Say what is wrong, leave no trace of a run that never began, return the exit status."""
     refused = any(isinstance(part, OSError) for cause in causes(error) for part in (cause, cause.__context__))
     saved = last_checkpoint() if refused else None  # the disk, most likely: with room on it the run can go on
-    print(f"error: {explain(error, conf)}{how_to_continue(saved) if saved else ''}", file=sys.stderr)
+    sentence = f"{explain(error, conf)}{how_to_continue(saved) if saved else ''}"
+    if not any(isinstance(cause, UserError) for cause in causes(error, suppressed=True)):
+        sentence = complaint() or sentence  # a connection was lost, because another process had failed
+    if not rank():
+        print(f"error: {sentence}", file=sys.stderr)
+    elif not say(sentence) and recorded:  # before, what is wrong is wrong in the first process too
+        print(f"error in process {rank()}: {sentence}", file=sys.stderr)
     withdraw()
     return 2
 

@@ -3,12 +3,15 @@
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from yinggem.arguments import quoted
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
+from yinggem.processes import agreed, companion, rank
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
 recorded: list[Path] = []  # run folders of this process, the present one last
@@ -36,25 +39,30 @@ class Resumption:
 
 
 def claim(folder: str) -> str:
-    """Create `folder`, or the first of folder-2, folder-3, ... that does not exist yet: never another run's."""
+    """Create `folder`, or the first of folder-2, folder-3, ... that does not exist yet: never another run's.
+
+    Processes that were started together get the one that the first of them created.
+    """
     if _only_shows:
         return folder
     if folder not in _claimed:
-        number, free = 1, folder
-        while True:
-            try:
-                os.makedirs(free)
-                break
-            except FileExistsError:
-                number += 1
-                free = f"{folder}-{number}"
-            except OSError as error:
-                raise UserError(
-                    f"Cannot create the run folder {folder} ({error.strerror}); "
-                    "choose another place with outputs=FOLDER."
-                ) from None
-        _claimed[folder] = free
+        _claimed[folder] = agreed(lambda: _create(folder))
     return _claimed[folder]
+
+
+def _create(folder: str) -> str:
+    number, free = 1, folder
+    while True:
+        try:
+            os.makedirs(free)
+            return free
+        except FileExistsError:
+            number += 1
+            free = f"{folder}-{number}"
+        except OSError as error:
+            raise UserError(
+                f"Cannot create the run folder {folder} ({error.strerror}); choose another place with outputs=FOLDER."
+            ) from None
 
 
 def point_latest(outputs: Path, folder: Path) -> None:
@@ -144,22 +152,34 @@ def read_overrides(folder: Path) -> list[str]:
     return [line for line in lines if isinstance(line, str) and not line.startswith(others)]
 
 
-def record(folder: Path, outputs: Path, overrides: Iterable[str], config: str) -> None:
-    """Keep the command line and the configuration of a run in its folder, and let outputs/latest lead to it."""
+def record(
+    folder: Path, outputs: Path, overrides: Iterable[str], config: str, script: Path, checkpoint: str | None
+) -> None:
+    """Keep the command line and the configuration of a run in its folder, and let outputs/latest lead to it.
+
+    Args:
+        script, checkpoint: what other processes of this run, if it starts some, run and continue.
+    """
     import yaml
 
+    recorded.append(folder)
     kept = list(dict.fromkeys(line for line in overrides if not line.startswith("ckpt_path=")))
+    flags = [word for word in sys.argv[1:] if word.startswith("-") and word not in ("-m", "--multirun")]
+    place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    start = [f"ckpt_path={quoted(checkpoint)}"] if checkpoint else []
+    companion[:] = [sys.executable, str(script), *flags, *kept, *place, *start]
+    if rank():
+        return
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".hydra" / "config.yaml", config.encode())
     write_atomically(folder / OVERRIDES, yaml.safe_dump(kept).encode())
     _latest_before.setdefault(folder.resolve(), _led_to(outputs / "latest"))
     point_latest(outputs, folder)
-    recorded.append(folder)
 
 
 def withdraw() -> None:
     """Undo the folder of a run that failed before it began, and let outputs/latest lead where it led before."""
-    for folder in map(Path, _claimed.values()):
+    for folder in map(Path, () if rank() else _claimed.values()):
         if {path.name for path in _entries(folder)} - {".hydra"}:
             continue
         for path in _entries(folder / ".hydra"):

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from yinggem.checkpoint import clean_leftovers
 from yinggem.errors import StopRequested
+from yinggem.processes import rank
 
 
 class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
@@ -96,7 +97,7 @@ class LastCheckpoint(Checkpoint):
         if self._signum and signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
-        if not self._signum:
+        if not self._signum and not rank():
             os.write(2, b"\nStopping after this step; Ctrl-C once more leaves at once.\n")
         self._signum = signum
 

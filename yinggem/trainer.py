@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from yinggem.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
+from yinggem.companions import adopt
 from yinggem.errors import UserError
 from yinggem.precision import Bfloat16Weights, check_precision, precision_name
 from yinggem.sharding import ShardedStrategy
@@ -68,6 +69,7 @@ class Trainer(pl.Trainer):
             plugins.append(Bfloat16Weights())
             given = None
         super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
+        adopt(self.strategy)
         _check_processes(self)
         check_precision(name, self.strategy.root_device)
 

@@ -1,0 +1,93 @@
+"""Starting the other processes of a run on this machine, hearing what they say, ending when one of them fails."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+from yinggem.processes import PARENT, VOICE, companion, complaints
+
+GRACE = 10  # seconds for this process to notice itself that another one is gone
+STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # a stop is everybody's, and no failure
+
+
+class Companions(_SubprocessScriptLauncher):
+    """Lightning's launcher of processes, with a command that is right in a sweep too, and one voice for all.
+
+    Lightning's own would start the whole sweep again for every job, and when a process fails it kills the others
+    without a word.
+    """
+
+    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Start the companions and call the function; how it ends is its caller's matter."""
+        self._over = False
+        try:
+            return super().launch(function, *args, **kwargs)
+        finally:
+            self._over = True
+
+    def _call_children_scripts(self) -> None:
+        if not companion:  # a Trainer that somebody made in Python
+            super()._call_children_scripts()
+            return
+        self._check_can_spawn_children()
+        environment = self.cluster_environment
+        shared = {
+            "MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port),
+            "NODE_RANK": str(environment.node_rank()), "LOCAL_RANK": str(environment.local_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes), PARENT: "0",
+        }  # fmt: skip
+        os.environ |= shared
+        self._heard, voice = os.pipe()
+        for number in range(1, self.num_processes):
+            own = {"LOCAL_RANK": str(number), PARENT: str(os.getpid()), VOICE: str(voice), "HYDRA_FULL_ERROR": ""}
+            self.procs.append(subprocess.Popen(companion, env=os.environ | own, pass_fds=(voice,)))
+        os.close(voice)
+        complaints[:] = [partial(self.complaint, 3)]
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Where a process has failed and this one waits for it forever, speak and end."""
+        while not self.failed():
+            if all(process.poll() is not None for process in self.procs):
+                return
+            time.sleep(0.5)
+        time.sleep(GRACE)
+        if self._over:
+            return
+        print(f"error: {self.complaint(0)}", file=sys.stderr, flush=True)
+        for process in self.procs:
+            with contextlib.suppress(OSError):
+                process.kill()
+        os._exit(2)
+
+    def failed(self) -> list[subprocess.Popen]:
+        """The processes that ended badly."""
+        return [process for process in self.procs if process.poll() not in (None, 0, *STOPPED)]
+
+    def complaint(self, seconds: float) -> str:
+        """What is known of a failure within some seconds; empty when it is none of the companions'."""
+        if select.select([self._heard], [], [], seconds)[0]:
+            heard = os.read(self._heard, 1 << 16).decode(errors="replace").splitlines()
+            if heard:
+                return heard[0]
+        for process in self.failed():
+            how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else "failed"
+            return f"Process {self.procs.index(process) + 1} of this run {how}; continue with ckpt_path=last."
+        return ""
+
+
+def adopt(strategy: Any) -> None:
+    """Put this launcher in the place of Lightning's."""
+    launcher = strategy.launcher
+    if type(launcher) is _SubprocessScriptLauncher and os.name == "posix":
+        strategy._launcher = Companions(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
