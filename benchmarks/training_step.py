@@ -1,6 +1,7 @@
 """One training step of the base shape (forward, backward, clipping, Adafactor): ours against transformers' Mistral.
 
     python benchmarks/training_step.py --batch 2 --length 1024
+    python benchmarks/training_step.py --batch 8 --length 1024 --steps 1
 
 Each contender runs in a process of its own, so that its peak memory is its own, with the same optimizer and the
 GPT-2 vocabulary. FLOPs are counted by `Transformer.flops_per_token`, for both.
@@ -90,13 +91,19 @@ def main() -> None:
     tokens = options.batch * options.length
     with torch.device("meta"):
         work = Transformer(CONFIG).flops_per_token(options.length) * tokens / 1e9
-    print(f"B={options.batch} T={options.length}: {work:.0f} GFLOP a step\n")
-    print(f"{'':28}{'seconds':>9}{'tokens/s':>10}{'% of matmul':>13}{'peak GB':>9}")
+    print(f"B={options.batch} T={options.length}: {work:.0f} GFLOP a step; ratios are to the first line\n")
+    print(f"{'':28}{'seconds':>9}{'tokens/s':>10}{'ratio':>7}{'% of matmul':>13}{'peak GB':>9}{'ratio':>7}")
+    first: dict[str, float] = {}
     for name in options.only or CONTENDERS:
         command = [sys.executable, *sys.argv, "--measure", name]
         result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        seconds, share = result["seconds"], 100 * work / result["seconds"] / gflops
-        print(f"{name:28}{seconds:9.2f}{tokens / seconds:10.0f}{share:13.0f}{result['gigabytes']:9.2f}", flush=True)
+        first = first or result
+        seconds, gigabytes = result["seconds"], result["gigabytes"]
+        print(
+            f"{name:28}{seconds:9.2f}{tokens / seconds:10.0f}{first['seconds'] / seconds:7.2f}"
+            f"{100 * work / seconds / gflops:13.0f}{gigabytes:9.2f}{gigabytes / first['gigabytes']:7.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -95,15 +95,36 @@ def test_dropout_works_in_every_backend(backend: str, window: int | None) -> Non
 
 
 def test_banded_memory_for_the_backward_pass_is_linear() -> None:
-    """Twice the length keeps at most twice the tensors of the same size, never a (T, T) mask or score matrix."""
+    """Ten times the length keeps ten times as much, never a (T, T) mask or score matrix."""
 
-    def largest(length: int) -> int:
-        query, key, value = states(length)
-        node = attention(query, key, value, WINDOW, backend="banded").grad_fn
-        kept = [x for _, _, leaves, part in node.chunks for x in (*leaves, part)]
-        return max(x.numel() for x in kept)
+    def kept(length: int) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            attention(*states(length), WINDOW, backend="banded")
+        return sum(sizes)
 
-    assert largest(40) == largest(400)
+    assert kept(400) == 10 * kept(40) > 0
+
+
+def test_dropout_drops_the_same_weights_in_backward() -> None:
+    """The output is linear in the values, so their gradient is the map itself: <grad, value> = <out, grad_out>."""
+    query, key, value = states(40, kv_heads=2)
+    out = attention(query, key, value, WINDOW, dropout=0.5, backend="banded")
+    weights = torch.randn_like(out)
+    (grad,) = torch.autograd.grad(out, value, weights)
+    torch.testing.assert_close((grad * value).sum(), (out * weights).sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_depends_on_the_seed_alone() -> None:
+    inputs = states(40)
+
+    def once(seed: int) -> list:
+        torch.manual_seed(seed)
+        out = attention(*inputs, WINDOW, dropout=0.5, backend="banded")
+        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+    assert all(torch.equal(one, other) for one, other in zip(once(1), once(1), strict=True))
+    assert not torch.equal(once(1)[0], once(2)[0])
 
 
 def test_band_mask_is_the_definition() -> None:

@@ -184,7 +184,11 @@ def test_flops_count_the_window() -> None:
 def test_compiles_in_place_with_clean_keys() -> None:
     model, tokens = make_model().train(), torch.randint(61, (2, 43))
     keys, expected = list(model.state_dict()), model(tokens)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * weights).sum(), list(model.parameters()))
     model.compile(backend="aot_eager")
     torch.testing.assert_close(model(tokens), expected)
-    model(tokens).sum().backward()
+    (model(tokens) * weights).sum().backward()
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
     assert list(model.state_dict()) == keys

@@ -132,6 +132,6 @@ class _GatedGELU(torch.autograd.Function):
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        torch.mul(F.gelu(gate, approximate="tanh"), grad, out=grad_up)
+        grad_up.copy_(F.gelu(gate, approximate="tanh")).mul_(grad)  # torch.compile loses an `out=` that is a part
         grad_gate.copy_(torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh"))
         return grad_gate_up

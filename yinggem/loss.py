@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from yinggem.products import multiply
+
 CHUNK_ELEMENTS = 1 << 25  # logits that exist at once: 128 MiB in float32; smaller chunks feed the matrix product worse
-ROW_ALIGNMENT = 64  # MKL writes rows that start on a cache line a third faster, and GPT-2's 50257 is odd
 
 
 def next_token_loss(
@@ -45,9 +45,9 @@ def bits_per_byte(total_nats: float, total_bytes: int) -> float:
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Works through the rows in chunks and takes their gradients at once, while the logits are at hand.
 
-    backward then only multiplies by the incoming scalar: no logits are kept, no product is computed twice, and one
-    buffer serves all chunks. Softmax and sums are float32, products are in the dtype of `hidden`; the gradients of
-    weight and bias accumulate in float32.
+    backward then only multiplies by the incoming scalar: no logits are kept and no product is computed twice.
+    Softmax and sums are float32, products are in the dtype of `hidden`; the gradients of weight and bias accumulate in
+    float32.
     """
 
     @staticmethod
@@ -61,28 +61,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs_bias else None
         total = hidden.new_zeros((), dtype=wide)
 
-        padded = -(-vocabulary // ROW_ALIGNMENT) * ROW_ALIGNMENT
-        chunks = max(1, -(-count * padded // CHUNK_ELEMENTS))
+        chunks = max(1, -(-count * vocabulary // CHUNK_ELEMENTS))
         size = max(1, -(-count // chunks))
-        buffer = hidden.new_empty(size, padded, dtype=wide)
         for start in range(0, count, size):
             rows, ids = hidden[start : start + size], targets[start : start + size, None]
-            logs = buffer[: len(rows)]
-            logits = logs[:, :vocabulary]
-            _linear(rows, matrix, offset, out=logits)
-            logs[:, vocabulary:] = -torch.inf  # the padding has probability and gradient 0
-            torch.log_softmax(logs, dim=-1, out=logs)
-            total -= logs.gather(1, ids).sum()
+            logits = multiply(rows, matrix, offset).to(wide)
+            torch.log_softmax(logits, dim=-1, out=logits)
+            total -= logits.gather(1, ids).sum()
             if not any(ctx.needs_input_grad):
                 continue
-            logs.exp_().scatter_add_(1, ids, logs.new_full(ids.shape, -1.0))  # softmax - one-hot
+            logits.exp_().scatter_add_(1, ids, logits.new_full(ids.shape, -1.0))  # softmax - one-hot
             grad = logits.to(dtype)
             if grad_hidden is not None:
-                torch.mm(grad, matrix, out=grad_hidden[start : start + size])
+                grad_hidden[start : start + size] = multiply(grad, matrix.t())
             if grad_weight is not None:
                 _add_product(grad_weight, grad.t(), rows, keep=start > 0)
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
+            del logits, grad  # before the next ones are made
         ctx.gradients, ctx.scale, ctx.weight_dtype = (grad_hidden, grad_weight, grad_bias), scale, weight.dtype
         return total * scale
 
@@ -93,16 +89,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         del ctx.gradients  # they were changed in place: a second backward must fail, not return other numbers
         weight, bias = (None if grad is None else grad.to(ctx.weight_dtype) for grad in (weight, bias))
         return hidden, weight, None, bias, None
-
-
-def _linear(rows: Tensor, matrix: Tensor, offset: Tensor | None, out: Tensor) -> None:
-    """rows @ matrix.T + offset, written to `out`, which may be of a wider dtype."""
-    if out.dtype != rows.dtype:
-        out.copy_(F.linear(rows, matrix, offset))
-    elif offset is None:
-        torch.mm(rows, matrix.t(), out=out)
-    else:
-        torch.addmm(offset, rows, matrix.t(), out=out)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, keep: bool) -> None:

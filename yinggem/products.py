@@ -36,6 +36,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else onednn(x, weight, bias)
 
 
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `linear` for many rows, without gradients and without autocast; `weight` may be transposed in memory."""
+    if has_onednn() and _is_plain(x) and _is_plain(weight) and not torch.compiler.is_compiling():
+        return onednn(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
 def _is_plain(tensor: Tensor) -> bool:
     """Not a shard of a distributed tensor, nor anything else that redefines what an operator does."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and type(tensor) in (Tensor, nn.Parameter)

@@ -45,6 +45,8 @@ class Attention(nn.Module):
             turning = torch.cat((self.query_norm(query), self.key_norm(key)), dim=2)
         turned = rotate(turning, *angles).transpose(1, 2)  # (B, H, T, d)
         query, key = turned.split((self.heads, self.kv_heads), dim=1)
+        if torch.is_grad_enabled():
+            value = value.contiguous()  # a part of qkv would keep all of it until the backward pass
         return query, key, value.transpose(1, 2)
 
 
