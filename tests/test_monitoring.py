@@ -141,6 +141,16 @@ def test_distances_are_those_of_a_plain_loop(window):
         assert mean_distance(mine) == pytest.approx(float(theirs @ torch.arange(len(theirs)).double()), rel=1e-4)
 
 
+def test_distances_are_shares_under_autocast_too():
+    model = Transformer(ModelConfig(256, 16, 2, 2, attention_window=4)).eval()
+    tokens = torch.randint(256, (2, 12))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = list(attention_distances(model, tokens))
+    for rough, exact in zip(found, attention_distances(model, tokens), strict=True):
+        assert rough.dtype == torch.float32 and abs(float(rough.sum()) - 1) < 1e-5
+        torch.testing.assert_close(rough, exact, atol=0.01, rtol=0)
+
+
 def test_looking_changes_nothing(tmp_path):
     """Neither the random numbers nor the weights nor the losses."""
     options = {"limit_val_batches": 1.0, "val_check_interval": 3, "check_val_every_n_epoch": None,

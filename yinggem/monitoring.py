@@ -126,7 +126,7 @@ def attention_distances(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:
         query, key, _ = block.attention.project(block.attention_norm(x), angles)
         key = key.repeat_interleave(query.size(1) // key.size(1), dim=1)
         scores = query[:, :, -count:].float() @ key.float().transpose(2, 3) / config.head_size**0.5
-        weights = scores.masked_fill(~sees, -torch.inf).softmax(-1).mean((0, 1))  # (Q, T)
+        weights = scores.masked_fill(~sees, -torch.inf).softmax(-1, dtype=torch.float32).mean((0, 1))  # (Q, T)
         yield torch.zeros(window, device=x.device).index_add_(0, distance, weights[sees]).div_(count).cpu()
         x = block.forward(x, angles)  # not block(): one that is compiled would compile again for this shape
 
