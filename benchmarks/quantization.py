@@ -1,0 +1,132 @@
+"""8-bit weights against float32: speed at the base shape, size of the files, bits per byte of a trained model.
+
+    python benchmarks/quantization.py [--tokens 48] [--checkpoint FILE --data tinyshakespeare --data-path FILE]
+
+Both models decode in turn, a token each, so that whatever else the machine does hits both; times are medians. The
+weights are random there, which the speed does not depend on. Quality is measured where a checkpoint is named: the
+evaluation of `python -m yinggem.evaluate`, also with the weights rounded and the inputs left as they are, and with
+4-bit weights in groups of 32, which YingGem does not offer.
+"""
+
+import argparse
+import copy
+import os
+import statistics
+import tempfile
+import time
+
+import numpy as np
+import torch
+from machine import print_limits
+from torch import nn
+
+import yinggem.quantization as quantization
+from yinggem.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.config import ModelConfig
+from yinggem.corpus import open_corpus, tokenize
+from yinggem.evaluate import evaluate, trained_context_length
+from yinggem.generation import generate
+from yinggem.quantization import quantize
+from yinggem.sampling import Sampling
+from yinggem.tokenizer import GPT2Tokenizer
+from yinggem.transformer import Transformer
+
+CONFIG = ModelConfig(vocab_size=50257)
+GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
+PROMPT, LONG_PROMPT = 64, 2048
+
+
+def seconds_per_step(models: dict[str, Transformer], batch: int, tokens: int) -> dict[str, float]:
+    """Median time of a decoding step of `batch` rows, the models taking turns."""
+    ids = torch.randint(CONFIG.vocab_size, (batch, PROMPT))
+    steps = {name: generate(model, ids, tokens, GREEDY, range(batch)) for name, model in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(tokens):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            next(step)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(gaps[3:]) for name, gaps in times.items()}
+
+
+def seconds_to_read(model: Transformer, repeats: int = 3) -> float:
+    """Median time until the first token after a long prompt."""
+    ids, times = torch.randint(CONFIG.vocab_size, (1, LONG_PROMPT)), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        next(generate(model, ids, 1, GREEDY, [0]))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def print_speed(tokens: int) -> None:
+    """Decoding of 1 and 8 rows, prefill, and the size of the files."""
+    torch.manual_seed(0)
+    floats = Transformer(CONFIG).eval()
+    models = {"float32": floats, "int8": quantize(copy.deepcopy(floats))}
+    print(f"{'base shape':28}{'float32':>12}{'int8':>12}{'ratio':>8}")
+    for batch in (1, 8):
+        rates = {name: batch / seconds for name, seconds in seconds_per_step(models, batch, tokens).items()}
+        print_row(f"tokens/s, batch {batch}", rates["float32"], rates["int8"], rates["int8"] / rates["float32"])
+    seconds = {name: seconds_to_read(model) for name, model in models.items()}
+    print_row(f"seconds, prompt of {LONG_PROMPT}", *seconds.values(), seconds["float32"] / seconds["int8"])
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = []
+        for name, model in models.items():
+            save_model(f"{folder}/{name}", model, GPT2Tokenizer())
+            sizes.append(os.path.getsize(f"{folder}/{name}") / 1e6)
+    print_row("checkpoint, MB", *sizes, sizes[0] / sizes[1])
+
+
+def print_row(title: str, floats: float, int8: float, ratio: float) -> None:
+    """One line of the table."""
+    print(f"{title:28}{floats:12.2f}{int8:12.2f}{ratio:7.2f}x", flush=True)
+
+
+def rounded(model: Transformer, bits: int, group: int) -> Transformer:
+    """Every matrix as `bits`-bit integers with a scale for each group of a row, computed with as floats."""
+    most = 2 ** (bits - 1) - 1
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            size = module.weight.size(1)
+            groups = module.weight.data.view(len(module.weight), -1, group if size % group == 0 else size)
+            scale = (groups.abs().amax(-1, keepdim=True) / most).clamp(min=quantization.TINY)
+            module.weight.data = ((groups / scale).round() * scale).view_as(module.weight)
+    return model
+
+
+def print_quality(path: str, data: str, data_path: str | None) -> None:
+    """Bits per byte of the validation split."""
+    model, tokenizer = load_model(path)
+    split = tokenize(open_corpus(data, data_path), tokenizer, None, 0.1, "characters")
+    length = trained_context_length(read_checkpoint(path))
+
+    def bits(model: Transformer) -> float:
+        return evaluate(model, np.asarray(split.val), split.token_bytes, length).to_dict()["bits_per_byte"]
+
+    floats = bits(model)
+    print(f"\n{'bits per byte':28}{floats:12.5f}")
+    contenders = {"int8": lambda: load_model(path, quantization="int8")[0]}
+    contenders["int8, inputs floats"] = lambda: rounded(load_model(path)[0], 8, 1 << 30)
+    contenders["int4 in groups of 32"] = lambda: rounded(load_model(path)[0], 4, 32)
+    for name, make in contenders.items():
+        value = bits(make())
+        print(f"{name:28}{value:12.5f}{value / floats - 1:+10.3%}")
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--data", default="shakespeare")
+    parser.add_argument("--data-path")
+    options = parser.parse_args()
+    print_limits()
+    print_speed(options.tokens)
+    if options.checkpoint:
+        print_quality(options.checkpoint, options.data, options.data_path)
+
+
+if __name__ == "__main__":
+    main()
