@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from yinggem.attention import band_mask
+from yinggem.errors import UserError
 from yinggem.module import LanguageModule
 from yinggem.rope import rotary_angles
 from yinggem.transformer import Transformer
@@ -41,7 +42,7 @@ class UpdateRatios(Callback):
         sums: dict[str, Tensor] = {}  # by group: squares of the update, squares of the weights
         for name, weights in pl_module.named_parameters():
             old, new = before.pop(name).float(), own(weights).float()
-            squares = torch.stack(((new - old).square().sum(), old.square().sum())).double()
+            squares = torch.stack(((new - old).square().sum(), old.square().sum()))
             sums[group_of(name)] = sums.get(group_of(name), 0) + squares
         ratios = {}
         for group, squares in sums.items():  # summed over processes: each may hold a shard, or the same as all others
@@ -72,9 +73,17 @@ class AttentionDistances(Callback):
 
     Args:
         windows: of the first validation batch that are looked at, at most their last 256 queries.
+
+    Raises:
+        UserError: `windows` is no whole number from 1 on.
     """
 
     def __init__(self, windows: int = 2) -> None:
+        if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
+            raise UserError(
+                f"callbacks.attention_distances.windows must be a whole number from 1 on, not {windows!r}; "
+                "leave the callback out with ~callbacks.attention_distances."
+            )
         self.windows = windows
 
     def on_validation_batch_end(
