@@ -166,7 +166,8 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
     from lightning.pytorch import Callback
 
     import train
-    from yinggem.report import be_quiet, begin
+    from yinggem.allocator import keep_freed_memory
+    from yinggem.report import be_quiet
 
     class Clock(Callback):
         """Seconds of training: from the first step to the end of the last, validations left out."""
@@ -185,12 +186,12 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
             self.started = self.started or time.perf_counter()
 
     be_quiet()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(train.CONF), version_base="1.3"):
         told = [f"hydra.runtime.output_dir={folder}", "experiment=speedrun_char", f"data.path={path.resolve()}"]
         cfg = compose("train", [*told, f"seed={seed}", *settings], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         trainer, module, data = train.build(cfg)
-        begin(trainer, module, data, Path(folder), 0)
         clock = Clock()
         trainer.callbacks.insert(0, clock)  # before the callbacks that draw samples and curves
         trainer.fit(module, data)
