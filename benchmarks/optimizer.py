@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from machine import median_seconds, print_limits
-from torch.optim import Adafactor, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 from training_step import CONFIG, make_yinggem
+
+from yinggem.adafactor import Adafactor
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "Adafactor": lambda parameters: Adafactor(parameters, lr=1e-3),
-    "Adafactor(foreach)": lambda parameters: Adafactor(parameters, lr=1e-3, foreach=True),
+    "torch's Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=1e-3),
     "AdamW(foreach)": lambda parameters: AdamW(parameters, lr=1e-3, foreach=True),
     "AdamW(fused)": lambda parameters: AdamW(parameters, lr=1e-3, fused=True),
 }

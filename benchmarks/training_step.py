@@ -19,6 +19,7 @@ import torch
 from machine import print_limits
 from torch import Tensor, nn
 
+from yinggem.adafactor import Adafactor
 from yinggem.allocator import keep_freed_memory
 from yinggem.config import ModelConfig
 from yinggem.loss import next_token_loss
@@ -61,7 +62,8 @@ def measure(name: str, batch: int, length: int, steps: int) -> dict[str, float]:
     model, loss = make_yinggem() if name.startswith("yinggem") else make_transformers()
     if "compiled" in name:
         loss = torch.compile(loss)
-    optimizer = torch.optim.Adafactor(model.parameters(), lr=1e-3)
+    adafactor = Adafactor if name.startswith("yinggem") else torch.optim.Adafactor
+    optimizer = adafactor(model.parameters(), lr=1e-3)
     times = []
     for _ in range(steps + 2):
         ids = torch.randint(CONFIG.vocab_size, (batch, length + 1))

@@ -35,6 +35,7 @@ HOUSE = [
     "kv_cache",
     "transformer",
     "loss",
+    "adafactor",
     "optim",
     "quantization",
     "checkpoint",

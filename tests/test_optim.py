@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from yinggem.adafactor import BLOCK, Adafactor
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
 from yinggem.optim import (
@@ -48,6 +49,35 @@ def rates(schedule, steps: int) -> list[float]:
         optimizer.step()
         scheduler.step()
     return factors
+
+
+def large_and_small(step: int) -> list[torch.Tensor]:
+    """A matrix of several blocks, the last one short, with rows never or hardly seen; a small matrix; a vector."""
+    generator = torch.Generator().manual_seed(step)
+    shapes = (2 * BLOCK // 1000 + 7, 1000), (30, 20), (50,)
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    values[0][:5] = 0
+    values[0][5:10] *= 1e-8
+    return values
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"weight_decay": 0.1}, {"eps": (1e-15, 1e-3), "d": 1.5}, {"maximize": True, "beta2_decay": -0.5}]
+)
+def test_adafactor_is_torchs_whatever_the_size(options):
+    """Step for step; and either continues from the state of the other."""
+    ours, theirs = ([nn.Parameter(value) for value in large_and_small(0)] for _ in range(2))
+    optimizer, reference = Adafactor(ours, lr=0.03, **options), torch.optim.Adafactor(theirs, lr=0.03, **options)
+    for step in range(1, 7):
+        for p, q, grad in zip(ours, theirs, large_and_small(step), strict=True):
+            p.grad, q.grad = grad, grad.clone()
+        optimizer.step(), reference.step()
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        if step == 3:
+            states = optimizer.state_dict(), reference.state_dict()
+            optimizer.load_state_dict(states[1]), reference.load_state_dict(states[0])
+    assert all(p.grad is not None for p in ours)
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():

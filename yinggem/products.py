@@ -29,7 +29,7 @@ def has_onednn() -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., in), (out, in), (out,) -> (..., out), differentiable once."""
-    if not _is_plain(x) or not _is_plain(weight) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if not is_plain(x) or not is_plain(weight) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     if not has_onednn() or x.numel() * len(weight) < SMALL:
         return F.linear(x, weight, bias)
@@ -38,12 +38,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `linear` for many rows, without gradients and without autocast; `weight` may be transposed in memory."""
-    if has_onednn() and _is_plain(x) and _is_plain(weight) and not torch.compiler.is_compiling():
+    if has_onednn() and is_plain(x) and is_plain(weight) and not torch.compiler.is_compiling():
         return onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Not a shard of a distributed tensor, nor anything else that redefines what an operator does."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and type(tensor) in (Tensor, nn.Parameter)
 
@@ -58,7 +58,7 @@ def prepare(weight: Tensor, bias: Tensor | None, rows: int) -> Product | None:
 
     It holds views of the weight, or a copy laid out for oneDNN, so it is for as long as the weight does not change.
     """
-    if not _is_plain(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
+    if not is_plain(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
         return None
     if rows <= READING_ROWS:
         return _shared_out(weight, bias)
