@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -111,6 +112,25 @@ def test_a_shortened_speedrun_learns_more_than_how_often_a_character_comes(optim
     held_out = TEXT[len(TEXT) * 9 // 10 :]
     shares = [count / len(held_out) for count in Counter(held_out).values()]
     assert loss < -sum(share * math.log(share) for share in shares) - 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_run_has_the_losses_of_any_other_and_is_continued(text, place):
+    """Windows longer than a chunk of attention, samples past the window and a short last window of validation."""
+    settings = [*SMALL, f"data.path={text}", "data.context_length=200", "callbacks.samples.max_new_tokens=30"]
+    for options in (["outputs=plain"], ["outputs=compiled", "compile=true"], ["outputs=more", "compile=true"]):
+        steps = "trainer.max_steps=10" if options[0] == "outputs=more" else "trainer.max_steps=20"
+        done = elsewhere(*settings, *options, "scheduler=constant", steps, cwd=place)
+        assert done.status == 0 and not done.err, done
+    done = elsewhere("outputs=more", "ckpt_path=last", "trainer.max_steps=20", cwd=place)
+    assert done.status == 0 and not done.err, done
+    plain, compiled, more = (table(place / outputs / "latest/metrics.csv") for outputs in ("plain", "compiled", "more"))
+    for name in ("train/loss", "val/loss", "grad_norm"):
+        figures = [[float(row[name]) for row in rows if row[name]] for rows in (plain, compiled, more)]
+        assert figures[1] == pytest.approx(figures[0], rel=1e-4) and figures[1] == figures[2], name
+    states = [read_checkpoint(place / run / "latest/checkpoints/last.ckpt")["state_dict"] for run in ("plain", "more")]
+    assert states[0].keys() == states[1].keys()
 
 
 def test_a_sweep_runs_every_combination(text, place):

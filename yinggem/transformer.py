@@ -104,7 +104,8 @@ class Transformer(nn.Module):
         angles = rotary_angles(start, length, self.config.head_size, self.config.rope_theta, tokens.device)
         x = self.dropout(self.embedding(tokens))
         for layer, block in enumerate(self.blocks):
-            x = block(x, angles, cache, layer)
+            # A compiled block would compile again for every length of the cache, to no gain: decoding reads memory.
+            x = block.forward(x, angles, cache, layer) if cache else block(x, angles)
         if cache:
             cache.advance(length)
         return self.norm(x)
