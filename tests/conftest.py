@@ -1,8 +1,13 @@
 """Fixtures shared by all tests."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# Where the tests are started in the background of a shell they are told to ignore Ctrl-C, and so would be every process
+# that they start and send one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def sections() -> dict[str, list[Step]]:
 def told(text: str) -> str:
     """The text without what differs from run to run: numbers, dates, the width of a table, the folder."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    text = re.sub(r"-?\d[\d,.:e+-]*", "#", text)
+    text = re.sub(r"-?\d([\d,.:e+-]*\d)?", "#", text)
     return re.sub(r"[\s─━│┃┏┓┗┛┡┩└┘├┤┬┴┼╇┳┻]+", " ", text).strip()
 
 

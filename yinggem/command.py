@@ -96,6 +96,8 @@ def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path
     """Run the command; errors are one sentence and status 2, a stop names the command that continues."""
     full, ours = (os.environ.get(name, "") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's C++ says is for its authors
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # as is what its profiler says
     try:
         with stopping_on_signals():
             begun.clear()

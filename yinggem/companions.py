@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from yinggem.processes import PARENT, VOICE, companion, complaints
@@ -27,18 +28,20 @@ class Companions(_SubprocessScriptLauncher):
     without a word.
     """
 
-    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         """Start the companions and call the function; how it ends is its caller's matter."""
+        if self.cluster_environment.creates_processes_externally or not companion:  # a Trainer that was made in Python
+            return super().launch(function, *args, trainer=trainer, **kwargs)
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         self._over = False
+        self._start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
         try:
-            return super().launch(function, *args, **kwargs)
+            return function(*args, **kwargs)
         finally:
             self._over = True
 
-    def _call_children_scripts(self) -> None:
-        if not companion:  # a Trainer that somebody made in Python
-            super()._call_children_scripts()
-            return
+    def _start(self) -> None:
         self._check_can_spawn_children()
         environment = self.cluster_environment
         shared = {

@@ -14,6 +14,7 @@ from yinggem.files import write_atomically
 from yinggem.processes import agreed, companion, rank
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
+NOT_OF_A_RUN = ("ckpt_path=", "hydra.", "launcher=", "sweep=")  # settings of what starts it
 recorded: list[Path] = []  # run folders of this process, the present one last
 _claimed: dict[str, str] = {}  # Hydra resolves a folder several times in a process
 _latest_before: dict[Path, str] = {}  # by run folder: where outputs/latest led before
@@ -148,8 +149,7 @@ def read_overrides(folder: Path) -> list[str]:
             f"{folder / OVERRIDES} is damaged, so how this run was started is unknown; start it again, "
             "or name its checkpoint in another folder with all the overrides."
         )
-    others = ("ckpt_path=", "hydra.", "launcher=", "sweep=")
-    return [line for line in lines if isinstance(line, str) and not line.startswith(others)]
+    return [line for line in lines if isinstance(line, str) and not line.startswith(NOT_OF_A_RUN)]
 
 
 def record(
@@ -167,7 +167,8 @@ def record(
     flags = [word for word in sys.argv[1:] if word.startswith("-") and word not in ("-m", "--multirun")]
     place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     start = [f"ckpt_path={quoted(checkpoint)}"] if checkpoint else []
-    companion[:] = [sys.executable, str(script), *flags, *kept, *place, *start]
+    own = [line for line in kept if not line.startswith(NOT_OF_A_RUN)]
+    companion[:] = [sys.executable, str(script), *flags, *own, *place, *start]
     if rank():
         return
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,82 @@
+"""Seconds from a command to what it shows first, in fresh processes; importing torch, which nobody can avoid, beside it.
+
+    python benchmarks/start_up.py
+
+"first token" is the time until generate.py has written the first piece of text after the prompt, read from a pipe, with
+the quickstart's model (random weights). "of torch" compares with `python -c 'import torch'`, which takes its turn
+in every round.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import print_limits
+
+from yinggem.assets import SHAKESPEARE, read_asset
+from yinggem.checkpoint import save_model
+from yinggem.config import ModelConfig
+from yinggem.tokenizer import BPETokenizer
+from yinggem.transformer import Transformer
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "ROMEO."
+TORCH = "import torch"
+
+
+def commands(checkpoint: str) -> dict[str, list[str]]:
+    """What is typed, without `python`."""
+    generate = ["generate.py", "--checkpoint", checkpoint, "--prompt", PROMPT]
+    return {
+        TORCH: ["-c", "import torch; print('done')"],
+        "generate.py --help": ["generate.py", "--help"],
+        "generate.py, first token": generate,
+        "generate.py --quantize int8, first token": [*generate, "--quantize", "int8"],
+        "train.py --help": ["train.py", "--help"],
+        "train.py --cfg job": ["train.py", "--cfg", "job"],
+    }
+
+
+def seconds_until_shown(arguments: list[str]) -> float:
+    """Until the output is complete, or goes on after the prompt where there is one."""
+    enough = len(PROMPT) + 1 if PROMPT in arguments else 1 << 30
+    start = time.perf_counter()
+    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        got = 0
+        while got < enough and (piece := os.read(process.stdout.fileno(), 1 << 16)):
+            got += len(piece)
+        seconds = time.perf_counter() - start
+        process.kill()
+    return seconds
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    print_limits()
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = BPETokenizer(vocab_size=2048)
+        tokenizer.fit(lambda: iter([read_asset(SHAKESPEARE).decode()]))
+        model = Transformer(ModelConfig(2048, 128, 3, 2, intermediate_size=344, attention_window=64, qk_norm=True))
+        save_model(f"{folder}/best.ckpt", model, tokenizer)
+        times: dict[str, list[float]] = {name: [] for name in commands("")}
+        for _ in range(options.rounds + 1):  # the first fills the caches of the disk
+            for name, arguments in commands(f"{folder}/best.ckpt").items():
+                times[name].append(seconds_until_shown(arguments))
+    torch_alone = statistics.median(times[TORCH][1:])
+    print(f"{'':44}{'seconds':>9}{'of torch':>10}")
+    for name, kept in times.items():
+        seconds = statistics.median(kept[1:])
+        print(f"{name:44}{seconds:9.2f}{seconds / torch_alone:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
