@@ -1,4 +1,4 @@
-"""Seconds from a command to what it shows first, in fresh processes; importing torch, which nobody can avoid, beside it.
+"""Seconds from a command to what it shows first, in fresh processes; importing torch, which all must, beside it.
 
     python benchmarks/start_up.py
 
