@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 
-import numpy as np
 import torch
 from machine import print_limits
 from torch import nn
@@ -102,7 +101,7 @@ def print_quality(path: str, data: str, data_path: str | None) -> None:
     length = trained_context_length(read_checkpoint(path))
 
     def bits(model: Transformer) -> float:
-        return evaluate(model, np.asarray(split.val), split.token_bytes, length).to_dict()["bits_per_byte"]
+        return evaluate(model, split.val, split.token_bytes, length).to_dict()["bits_per_byte"]
 
     floats = bits(model)
     print(f"\n{'bits per byte':28}{floats:12.5f}")
