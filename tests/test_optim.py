@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from yinggem.adafactor import BLOCK, Adafactor
+from yinggem.adafactor import LARGE, Adafactor
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
 from yinggem.optim import (
@@ -54,7 +54,7 @@ def rates(schedule, steps: int) -> list[float]:
 def large_and_small(step: int) -> list[torch.Tensor]:
     """A matrix of several blocks, the last one short, with rows never or hardly seen; a small matrix; a vector."""
     generator = torch.Generator().manual_seed(step)
-    shapes = (2 * BLOCK // 1000 + 7, 1000), (30, 20), (50,)
+    shapes = (2 * LARGE // 1000 + 7, 1000), (30, 20), (50,)
     values = [torch.randn(shape, generator=generator) for shape in shapes]
     values[0][:5] = 0
     values[0][5:10] *= 1e-8
@@ -73,7 +73,7 @@ def test_adafactor_is_torchs_whatever_the_size(options):
             p.grad, q.grad = grad, grad.clone()
         optimizer.step(), reference.step()
         for p, q in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=3e-6)  # six roundings of weights as large as 5
         if step == 3:
             states = optimizer.state_dict(), reference.state_dict()
             optimizer.load_state_dict(states[1]), reference.load_state_dict(states[0])

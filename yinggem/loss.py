@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yinggem.products import multiply
+from yinggem.products import multiply, multiply_back
 
 CHUNK_ELEMENTS = 1 << 25  # logits that exist at once: 128 MiB in float32; smaller chunks feed the matrix product worse
 
@@ -73,7 +73,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits.exp_().scatter_add_(1, ids, logits.new_full(ids.shape, -1.0))  # softmax - one-hot
             grad = logits.to(dtype)
             if grad_hidden is not None:
-                grad_hidden[start : start + size] = multiply(grad, matrix.t())
+                grad_hidden[start : start + size] = multiply_back(grad, matrix)
             if grad_weight is not None:
                 _add_product(grad_weight, grad.t(), rows, keep=start > 0)
             if grad_bias is not None:

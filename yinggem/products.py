@@ -1,9 +1,11 @@
 """x @ weight.T by the fastest float32 kernel that torch has on the CPU for the number of rows.
 
-`linear` is for many rows: F.linear asks MKL, which multiplies them up to a tenth slower than oneDNN (on an AMD
-processor: benchmarks/products.py). `prepare` is for a decoding step, the same few rows' product again and again, where
-F.linear takes two to six times as long as memory takes to be read. Other devices and dtypes, autocast and
-torch.compile go through F.linear.
+`linear` is for many rows, `prepare` for a decoding step: the same few rows' product again and again. F.linear asks MKL,
+which knows the processors of its maker: on others it multiplies many rows up to a tenth slower than oneDNN, and one or
+two in two to six times what memory takes to be read. On Intel's it is as fast as memory at up to three rows, and a
+tenth to a quarter faster than oneDNN at the gradients (benchmarks/products.py). The choice depends on the machine's
+maker and the shape, never on a clock, so that a run has the same bits every time. Other devices and dtypes, autocast
+and torch.compile go through F.linear.
 """
 
 import functools
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 SMALL = 1 << 22  # multiplications below which a call of oneDNN costs more than it saves
 SMALL_MATRIX = 1 << 16  # weights below which a decoding step is fastest by F.linear
 READING_ROWS = 2  # up to here a product is as fast as its matrix is read, and beyond bound by the arithmetic
+MKL_READING_ROWS = 3  # the same for MKL where it is at home
 
 Product = Callable[[Tensor], Tensor]
 
@@ -25,6 +28,12 @@ Product = Callable[[Tensor], Tensor]
 def has_onednn() -> bool:
     """Whether torch was built with it."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@functools.cache
+def prefers_mkl() -> bool:
+    """Whether torch has MKL and this is a processor of its maker."""
+    return torch.backends.mkl.is_available() and "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,10 +46,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `linear` for many rows, without gradients and without autocast; `weight` may be transposed in memory."""
-    if has_onednn() and is_plain(x) and is_plain(weight) and not torch.compiler.is_compiling():
-        return onednn(x, weight, bias)
-    return F.linear(x, weight, bias)
+    """As `linear` for many rows, without gradients and without autocast."""
+    return onednn(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
+
+
+def multiply_back(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of x in x @ weight.T: (..., out), (out, in) -> grad @ weight (..., in); as `multiply` otherwise."""
+    return onednn(grad, weight.t()) if _suits_onednn(grad, weight) and not prefers_mkl() else grad @ weight
+
+
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    return has_onednn() and is_plain(x) and is_plain(weight) and not torch.compiler.is_compiling()
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -60,8 +76,10 @@ def prepare(weight: Tensor, bias: Tensor | None, rows: int) -> Product | None:
     """
     if not is_plain(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
         return None
-    if rows <= READING_ROWS:
+    if rows <= READING_ROWS and not prefers_mkl():
         return _shared_out(weight, bias)
+    if rows <= MKL_READING_ROWS and prefers_mkl():
+        return None
     if not has_onednn():
         return None
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
@@ -92,7 +110,7 @@ def _shared_out(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 class _Linear(torch.autograd.Function):
-    """The products with the weight by oneDNN; the weight's gradient by MKL, which is as fast at that one."""
+    """The product by oneDNN; the weight's gradient by MKL, which is as fast at that one everywhere."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -106,7 +124,7 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows = grad.flatten(0, -2)
         return (
-            onednn(grad, weight.t()) if needs_x else None,
+            multiply_back(grad, weight) if needs_x else None,
             rows.t() @ x.flatten(0, -2) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
