@@ -67,8 +67,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
     if cfg.compile:
-        for block in model.blocks:
-            block.compile()  # in place: the state dict keeps its names
+        model.compile_blocks()
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
     module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed)
     own = {name: [instantiate(one) for one in (cfg[name] or {}).values() if one] for name in ("logger", "callbacks")}

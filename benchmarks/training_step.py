@@ -1,22 +1,23 @@
 """One training step of the base shape (forward, backward, clipping, Adafactor): ours against transformers' Mistral.
 
     python benchmarks/training_step.py --batch 2 --length 1024
-    python benchmarks/training_step.py --batch 8 --length 1024 --steps 1
+    python benchmarks/training_step.py --batch 8 --length 1024 --steps 1 --rounds 1
 
 Each contender runs in a process of its own, so that its peak memory is its own, with the same optimizer and the
-GPT-2 vocabulary. FLOPs are counted by `Transformer.flops_per_token`, for both.
+GPT-2 vocabulary; they take turns, and a figure is the median of the rounds. FLOPs are counted by `Transformer.flops_per_token`, for both.
 """
 
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import torch
-from machine import print_limits
+from machine import matmul_gflops, print_limits
 from torch import Tensor, nn
 
 from yinggem.adafactor import Adafactor
@@ -60,9 +61,8 @@ def measure(name: str, batch: int, length: int, steps: int) -> dict[str, float]:
     """Median seconds of a step and peak resident GB of this process."""
     torch.manual_seed(0)
     model, loss = make_yinggem() if name.startswith("yinggem") else make_transformers()
-    if name == "yinggem compiled":  # as compile=true does; the whole model unrolled takes a quarter of an hour
-        for block in model.blocks:
-            block.compile()
+    if name == "yinggem compiled":  # as compile=true does
+        model.compile_blocks()
     elif "compiled" in name:
         loss = torch.compile(loss)
     adafactor = Adafactor if name.startswith("yinggem") else torch.optim.Adafactor
@@ -86,29 +86,42 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="repeatable; default: all")
     parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options.batch, options.length, options.steps)))
         return
-    gflops, _ = print_limits()
+    print_limits()
     tokens = options.batch * options.length
     with torch.device("meta"):
         work = Transformer(CONFIG).flops_per_token(options.length) * tokens / 1e9
+    contenders = options.only or CONTENDERS
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(options.rounds):  # they take turns: the machine's speed drifts
+        for name in contenders:
+            results[name].append(measure_apart(name))
     print(f"B={options.batch} T={options.length}: {work:.0f} GFLOP a step; ratios are to the first line\n")
     print(f"{'':28}{'seconds':>9}{'tokens/s':>10}{'ratio':>7}{'% of matmul':>13}{'peak GB':>9}{'ratio':>7}")
     first: dict[str, float] = {}
-    for name in options.only or CONTENDERS:
-        command = [sys.executable, *sys.argv, "--measure", name]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    for name, rounds in results.items():
+        result = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
         first = first or result
         seconds, gigabytes = result["seconds"], result["gigabytes"]
         print(
             f"{name:28}{seconds:9.2f}{tokens / seconds:10.0f}{first['seconds'] / seconds:7.2f}"
-            f"{100 * work / seconds / gflops:13.0f}{gigabytes:9.2f}{gigabytes / first['gigabytes']:7.2f}",
+            f"{100 * work / seconds / result['gflops']:13.0f}{gigabytes:9.2f}{gigabytes / first['gigabytes']:7.2f}",
             flush=True,
         )
+
+
+def measure_apart(name: str) -> dict[str, float]:
+    """`measure` in a process of its own, and the matrix-product limit around it."""
+    before = matmul_gflops()
+    command = [sys.executable, *sys.argv, "--measure", name]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return result | {"gflops": (before + matmul_gflops()) / 2}
 
 
 if __name__ == "__main__":

@@ -71,8 +71,16 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
         if not torch.is_grad_enabled():  # a decoding step is so short that calling an autograd function shows
-            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            return _normalised(x, self.weight, self.eps)[0]
         return _RMSNorm.apply(x, self.weight, self.eps)
+
+
+def _normalised(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x over its root mean square, times weight, and one over that root (..., 1); fewer operators than F.rms_norm."""
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = torch.addcmul(norm.new_full((), eps), norm, norm, value=1 / x.size(-1)).rsqrt_()
+    return (wide * scale).to(x.dtype).mul_(weight), scale
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -80,10 +88,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps).rsqrt_()
+        out, scale = _normalised(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -70,16 +70,16 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def prepare(weight: Tensor, bias: Tensor | None, rows: int) -> Product | None:
-    """What maps x (..., in) of `rows` rows in all to (..., out) fastest; None where that is F.linear.
+    """What maps x (..., in) of `rows` rows in all to (..., out) fastest; None where `linear` does.
 
     It holds views of the weight, or a copy laid out for oneDNN, so it is for as long as the weight does not change.
     """
     if not is_plain(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
         return None
-    if rows <= READING_ROWS and not prefers_mkl():
+    if prefers_mkl() and rows <= MKL_READING_ROWS:
+        return functools.partial(F.linear, weight=weight, bias=bias)
+    if rows <= READING_ROWS:
         return _shared_out(weight, bias)
-    if rows <= MKL_READING_ROWS and prefers_mkl():
-        return None
     if not has_onednn():
         return None
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)

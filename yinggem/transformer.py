@@ -17,6 +17,8 @@ Angles = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Multi-head causal sliding-window attention with rotary positions and grouped key/value heads."""
 
+    attend = staticmethod(attention)
+
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.size = config.num_attention_heads, config.key_value_heads, config.head_size
@@ -33,7 +35,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.extend(layer, key, value)
         dropout = self.dropout if self.training else 0.0
-        out = attention(query, key, value, self.window, dropout, self.backend)
+        out = self.attend(query, key, value, self.window, dropout, self.backend)
         return self.output(out.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,6 +111,16 @@ class Transformer(nn.Module):
         if cache:
             cache.advance(length)
         return self.norm(x)
+
+    def compile_blocks(self) -> None:
+        """torch.compile every block in place: the state dict keeps its names.
+
+        Attention stays as it is: its loop over the sequence would be unrolled, which takes minutes and gains nothing.
+        """
+        attend = torch.compiler.disable(attention)
+        for block in self.blocks:
+            block.attention.attend = attend
+            block.compile()
 
     @property
     def head_weight(self) -> Tensor:
