@@ -4,7 +4,8 @@
     python benchmarks/training_step.py --batch 8 --length 1024 --steps 1 --rounds 1
 
 Each contender runs in a process of its own, so that its peak memory is its own, with the same optimizer and the
-GPT-2 vocabulary; they take turns, and a figure is the median of the rounds. FLOPs are counted by `Transformer.flops_per_token`, for both.
+GPT-2 vocabulary; they take turns, and a figure is the median of the rounds. FLOPs are counted by
+`Transformer.flops_per_token`, for both.
 """
 
 import argparse
