@@ -118,9 +118,11 @@ class Transformer(nn.Module):
         Attention stays as it is: its loop over the sequence would be unrolled, which takes minutes and gains nothing.
         """
         attend = torch.compiler.disable(attention)
-        for block in self.blocks:
-            block.attention.attend = attend
-            block.compile()
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attend = attend
+            elif isinstance(module, Block):
+                module.compile()
 
     @property
     def head_weight(self) -> Tensor:
