@@ -2,9 +2,10 @@
 
     python benchmarks/overhead.py
 
-Three loops over the same batches in one process: Lightning's with every callback and logger on, a bare PyTorch loop of
-the same model, loss, clipping, optimizer and schedule, and that bare loop on a model of the same layers whose tensors
-hold a few numbers each, so that nothing but Python and dispatch is left. They take turns; a figure is the median.
+Three loops in one process: Lightning's with every callback and logger on, a bare PyTorch loop of the same loader,
+model, loss, clipping, optimizer and schedule, and that bare loop on a model of the same layers whose tensors hold a
+few numbers each, so that nothing but Python and dispatch is left. They take turns; a figure is the median over the
+stretches between two loggings.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import statistics
 import sys
 import tempfile
 import time
-from itertools import cycle, islice
+from collections.abc import Iterable
+from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from yinggem.loss import next_token_loss
 from yinggem.optim import make_optimizer
 from yinggem.report import be_quiet
 from yinggem.transformer import Transformer
+
+LOGGED = 10  # trainer.log_every_n_steps
 
 
 class Clock(Callback):
@@ -50,21 +54,20 @@ def build_run(steps: int, folder: str) -> tuple[Any, Any, Any]:
 
 
 def by_lightning(steps: int) -> float:
-    """Seconds a step, the first tenth left out; the last checkpoint too."""
+    """Seconds a step."""
     with tempfile.TemporaryDirectory() as folder:
         trainer, module, data = build_run(steps, folder)
         clock = Clock()
         trainer.callbacks.append(clock)
         trainer.fit(module, data)
-    times = clock.times[steps // 10 :]
-    return (times[-1] - times[0]) / (len(times) - 1)
+    return seconds_a_step(clock.times)
 
 
-def by_hand(model: Transformer, module: Any, batches: list[Any]) -> float:
-    """Seconds a step of a plain loop, the first tenth left out."""
-    optimizer, schedule = make_optimizer(module._optimizer, module._scheduler, model, len(batches))
+def by_hand(model: Transformer, module: Any, batches: Iterable[Any], steps: int) -> float:
+    """Seconds a step of a plain loop."""
+    optimizer, schedule = make_optimizer(module._optimizer, module._scheduler, model, steps)
     times = []
-    for inputs, targets in batches:
+    for inputs, targets in islice(batches, steps):
         times.append(time.perf_counter())
         loss = next_token_loss(model.hidden(inputs), model.head_weight, targets, model.head_bias)
         loss.backward()
@@ -72,8 +75,13 @@ def by_hand(model: Transformer, module: Any, batches: list[Any]) -> float:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    times = times[len(times) // 10 :]
-    return (times[-1] - times[0]) / (len(times) - 1)
+    return seconds_a_step(times)
+
+
+def seconds_a_step(times: list[float]) -> float:
+    """The median over stretches of LOGGED steps, the first left out: each holds one logging, a burst of noise few."""
+    marks = times[LOGGED::LOGGED]
+    return statistics.median(after - before for before, after in pairwise(marks)) / LOGGED
 
 
 def miniature(config: ModelConfig) -> Transformer:
@@ -93,12 +101,16 @@ def main() -> None:
     print_limits()
     with tempfile.TemporaryDirectory() as folder:
         _, module, data = build_run(options.steps, folder)
-    batches = list(islice(cycle(data.train_dataloader()), options.steps))
-    tiny = [(inputs[:1, :8] % 16, targets[:1, :8] % 16) for inputs, targets in batches]
+    steps, loader = options.steps, data.train_dataloader()
+    batches = chain.from_iterable(repeat(loader))
+    inputs, targets = next(iter(loader))
+    tiny = repeat((inputs[:1, :8] % 16, targets[:1, :8] % 16))
     loops = {
-        "bare loop": lambda: by_hand(Transformer(module.model.config), module, batches),
-        "Lightning, logging on": lambda: by_lightning(options.steps),
-        "Python and dispatch alone": lambda: by_hand(miniature(module.model.config), module, tiny),
+        "bare loop": lambda: by_hand(
+            Transformer(module.model.config), module, chain.from_iterable(repeat(loader)), steps
+        ),
+        "Lightning, logging on": lambda: by_lightning(steps),
+        "Python and dispatch alone": lambda: by_hand(miniature(module.model.config), module, tiny, steps),
     }
     times: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(options.rounds):
