@@ -106,9 +106,7 @@ def main() -> None:
     inputs, targets = next(iter(loader))
     tiny = repeat((inputs[:1, :8] % 16, targets[:1, :8] % 16))
     loops = {
-        "bare loop": lambda: by_hand(
-            Transformer(module.model.config), module, chain.from_iterable(repeat(loader)), steps
-        ),
+        "bare loop": lambda: by_hand(Transformer(module.model.config), module, batches, steps),
         "Lightning, logging on": lambda: by_lightning(steps),
         "Python and dispatch alone": lambda: by_hand(miniature(module.model.config), module, tiny, steps),
     }
