@@ -287,10 +287,10 @@ def test_time_and_memory_stay_flat_over_20_000_tokens():
 
     model = small_model(window=64)
     sampling = Sampling(repetition_window=512, top_k=50)
-    marks, start = [], time.perf_counter()
+    marks, start = [], time.process_time()  # of this process alone: others on the machine do not count
     for step, _ in enumerate(generate(model, torch.tensor([[1]]), 20_000, sampling, [0])):
         if step % 1000 == 999:
-            now = time.perf_counter()
+            now = time.process_time()
             marks.append((now - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
             start = now
     times = [seconds for seconds, _ in marks]

@@ -151,22 +151,15 @@ def apply_filters(logits: Tensor, sampling: Sampling, history: History) -> Tenso
 def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
     """Draw one id per row (B,) from logits (B, V), row k with generator k alone.
 
-    The largest of p / e with e exponential is a draw from p. Rounding changes it only where two such ratios nearly
-    tie, about once in a million tokens, so a row draws the same whatever else is in its batch.
+    Inverse transform sampling: the first id up to which the probabilities sum to more than a uniform number. In float64
+    rounding moves that number across a boundary about once in a million tokens, so a row draws the same whatever else
+    is in its batch.
     """
-    noise = torch.empty_like(logits)
-    for row, generator in zip(noise, generators, strict=True):
-        _fill_exponential(row, generator)
-    return (logits.softmax(-1) / noise).argmax(-1)
-
-
-def _fill_exponential(row: Tensor, generator: Generator) -> None:
-    """On the CPU from uniform numbers, in a third of the time; in float64 a zero, which would win, is never met."""
-    if row.device.type == "cpu":
-        uniform = torch.empty(row.shape, dtype=torch.float64).uniform_(generator=generator)
-        row.copy_(uniform.neg_().log1p_().neg_())
-    else:
-        row.exponential_(generator=generator)
+    mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    draws = [torch.rand(1, dtype=mass.dtype, device=mass.device, generator=generator) for generator in generators]
+    total = mass[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))  # past the last id that may be drawn there is nothing
+    return torch.searchsorted(mass, (torch.stack(draws) * total).minimum(below), right=True)[:, 0]
 
 
 @torch.inference_mode()
