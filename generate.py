@@ -14,7 +14,7 @@ def main() -> None:
     options = parse_generation()
     from yinggem.checkpoint import find_checkpoint, load_model  # torch takes a second: not for --help
 
-    options.checkpoint = str(options.checkpoint or find_checkpoint())
+    options.checkpoint = str(find_checkpoint() if options.checkpoint is None else options.checkpoint)
     model, tokenizer = load_model(options.checkpoint, choose_device(options.device), quantization=options.quantize)
     show_samples = converse if options.interactive else print_objects if options.json else print_text
     show_samples(model, tokenizer, options)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -153,8 +154,10 @@ def test_stop_strings_end_the_text_and_are_not_printed(checkpoints):
 
 def test_a_prompt_file_is_read_as_text(checkpoints, tmp_path):
     common = ["--checkpoint", checkpoints["char"], "--max-new-tokens", 5]
-    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfROMEO:\r\nBut")
-    assert run_here(*common, "--prompt-file", tmp_path / "prompt.txt") == run_here(*common, "--prompt", "ROMEO:\nBut")
+    for end in (b"\r\n", b"\r"):
+        (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfROMEO:" + end + b"But")
+        told = run_here(*common, "--prompt-file", tmp_path / "prompt.txt")
+        assert told == run_here(*common, "--prompt", "ROMEO:\nBut")
     (tmp_path / "bad.txt").write_bytes(b"abc\xff")
     for name, match in (("bad.txt", "byte 3"), ("missing.txt", "missing.txt"), (".", "directory")):
         status, _, err = run_here(*common, "--prompt-file", tmp_path / name)
@@ -190,6 +193,14 @@ def test_a_closed_pipe_and_interrupts_are_quiet(checkpoints):
                 process.send_signal(signal.SIGINT)
             assert process.stderr.read() == b""
             assert process.wait(30) == (0 if stop == "close" else 130)
+
+
+def test_streams_that_are_full_or_closed_are_no_traceback(checkpoints):
+    start = shlex.join(command("--checkpoint", checkpoints["byte"], "--max-new-tokens", 5))
+    for end, status, match in ((">/dev/full", 2, "No space left"), (">&-", 0, ""), ("--interactive <&-", 0, "")):
+        done = subprocess.run(f"{start} {end}", shell=True, capture_output=True, text=True, timeout=60)
+        assert done.returncode == status and "Traceback" not in done.stderr and match in done.stderr, done
+        assert done.stderr.count("\n") == (1 if status else 0)
 
 
 def test_interactive_continues_each_line_and_leaves_kindly(checkpoints):
@@ -243,6 +254,8 @@ BAD = [
     (["--checkpoint", "none.ckpt"], "none.ckpt"), (["--prompt", "~"], "'~'"), (["--prompt", "a\udcff"], "surrogate"),
     (["--prompt", "a", "--prompt-file", "b"], "--prompt"), (["--interactive", "--json"], "--interactive"),
     (["--temprature", "1"], "--temprature"), (["stray"], "stray"), (["--stop"], "--stop"),
+    (["--stop", "---"], "--stop=VALUE"), (["--prompt", "-ROMEO"], "--prompt=VALUE"),
+    (["--checkpoint", ""], "Cannot read the checkpoint"),
 ]  # fmt: skip
 
 

@@ -23,6 +23,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the sentence and leave with status 2."""
         message = " ".join(message.removeprefix("argument ").split())
+        if message.endswith("expected one argument"):  # argparse takes "---" and "-ROMEO" for options
+            message += f", and as {message.partition(':')[0]}=VALUE where it begins with a dash"
         print(f"error: {message}; see --help.", file=sys.stderr)
         raise SystemExit(2)
 
@@ -87,7 +89,7 @@ def sampling_of(options: argparse.Namespace, tokenizer_name: str = "") -> Sampli
 
 
 def read_text(path: str) -> str:
-    """A UTF-8 file's text, without a byte order mark and with CRLF as newline."""
+    """A UTF-8 file's text, without a byte order mark and with every line end `\\n`, as texts are trained on."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,7 +98,7 @@ def read_text(path: str) -> str:
         raise UserError(
             f"Cannot read {path} ({getattr(error, 'strerror', None) or error}); name a text file."
         ) from None
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def choose_device(name: str | None) -> "torch.device":
@@ -138,8 +140,10 @@ def number(text: str) -> float:
 
 def run(main: Callable[[], None]) -> int:
     """Run a command and return its exit status: errors are one sentence, a closed pipe and Ctrl-C are quiet."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the shell, as with >&-
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         main()
@@ -150,5 +154,15 @@ def run(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader has what it wanted; do not complain at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
+    except OSError as error:  # of reading and writing files those who do it have made sentences
+        _forget_output()
+        what = f"{error.filename or 'the output'} ({error.strerror or error})"
+        print(f"error: Cannot write {what}; make room, or write elsewhere.", file=sys.stderr)
+        return 2
     return 0
+
+
+def _forget_output() -> None:
+    """Let what is not written yet go nowhere, so that Python does not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
