@@ -9,6 +9,7 @@ from references import attention_by_loops
 
 from yinggem import attention as module
 from yinggem.attention import BACKENDS, attention, band_mask
+from yinggem.errors import UserError
 
 WINDOW = 8
 LENGTHS = [1, 5, WINDOW, WINDOW + 1, 5 * WINDOW + 3]  # T <, =, > W and not a multiple of it
@@ -125,6 +126,11 @@ def test_dropout_depends_on_the_seed_alone() -> None:
 
     assert all(torch.equal(one, other) for one, other in zip(once(1), once(1), strict=True))
     assert not torch.equal(once(1)[0], once(2)[0])
+
+
+def test_a_backend_there_is_not_is_named() -> None:
+    with pytest.raises(UserError, match="bandit"):
+        attention(*states(5), 3, backend="bandit")
 
 
 def test_band_mask_is_the_definition() -> None:

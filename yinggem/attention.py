@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from yinggem.errors import UserError
+
 BACKENDS = ("auto", "sdpa", "banded", "flex")
 CHUNK = 128  # queries per step of "banded": each reads window + 127 keys, so a larger one wastes more on masked scores
 SCORES = 1 << 20  # of one step on the CPU: 4 MiB that stay in its cache between the products
@@ -28,7 +30,11 @@ def attention(
         window: keys each query sees, itself included; None is full causal attention.
         dropout: probability of dropping an attention weight; the caller passes 0 outside training.
         backend: one of `BACKENDS`.
+
+    Raises:
+        UserError: there is no such backend.
     """
+    check_backend(backend)
     length, total = query.size(2), key.size(2)
     window = min(window or total, total)
     if window == total and length in (1, total):  # plain causal: every kernel of torch knows it, flash included
@@ -40,6 +46,12 @@ def attention(
     if backend == "sdpa" or (backend == "auto" and length <= CHUNK):
         return _sdpa(query, key, value, band_mask(length, total, window, query.device), dropout)
     return _Banded.apply(query, key, value, window, dropout)
+
+
+def check_backend(backend: str) -> None:
+    """UserError when there is no such backend: another would silently take its place."""
+    if backend not in BACKENDS:
+        raise UserError(f"attention_backend={backend} is unknown; choose {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}.")
 
 
 def band_mask(length: int, total: int, window: int, device: torch.device | None = None) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from yinggem.attention import attention
+from yinggem.attention import attention, check_backend
 from yinggem.config import ModelConfig
 from yinggem.kv_cache import KVCache
 from yinggem.layers import GeGLU, Linear, RMSNorm, TiedHead
@@ -75,10 +75,14 @@ class Transformer(nn.Module):
     Args:
         config: the architecture.
         attention_backend: see `yinggem.attention.BACKENDS`; all mean the same.
+
+    Raises:
+        UserError: there is no such backend.
     """
 
     def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
         super().__init__()
+        check_backend(attention_backend)
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
