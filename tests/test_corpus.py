@@ -151,6 +151,11 @@ def test_endless_device_is_refused():
         open_corpus("text", "/dev/zero")
 
 
+def test_a_path_beside_the_text_that_ships_is_refused():
+    with pytest.raises(UserError, match=r"data=text to use data\.path=poems"):
+        open_corpus("shakespeare", "poems")
+
+
 def test_unknown_source():
     with pytest.raises(UserError, match="choose shakespeare, tinyshakespeare or text"):
         open_corpus("milton")

@@ -73,10 +73,13 @@ def open_corpus(source: str, path: str | Path | None = None, cache_dir: str | Pa
             joined in the order of their paths, with a line end between two where the first lacks one.
 
     Raises:
-        UserError: unknown source; a path that is missing, unreadable or empty; bytes that are not UTF-8.
+        UserError: unknown source; a path beside the text that ships, or one that is missing, unreadable or empty;
+            bytes that are not UTF-8.
     """
     sources: tuple[text_files.Source, ...]
     if source == "shakespeare":
+        if path is not None:
+            raise UserError(f"data=shakespeare ships with the package; write data=text to use data.path={path}.")
         sources = (read_asset(SHAKESPEARE),)
     elif source == "tinyshakespeare":
         sources = (text_files.tinyshakespeare(path, _cache_dir(cache_dir)),)
