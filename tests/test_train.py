@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,16 @@ def test_a_sweep_runs_every_combination(text, place):
     (["optimizer.lr=0.1,0.2"], ["-m"]),
     (["data.path=a b.txt"], ["a b.txt"]),
     (["seed=-1"], ["seed"]),
+    (["data=shakespeare"], ["data=text", "own.txt"]),
+    (["attention_backend=bandit"], ["bandit", "banded"]),
+    (["outputs="], ["outputs=PATH"]),
+    (["outputs=null"], ["outputs=PATH"]),
+    (["data.cache_dir="], ["data.cache_dir=PATH"]),
+    (["trainer.max_steps=0"], ["max_steps"]),
+    (["callbacks.early_stopping.patience=-1"], ["patience"]),
+    (["callbacks.samples.top_p=0"], ["top_p"]),
+    (["callbacks.samples.max_new_tokens=0"], ["callbacks.samples.max_new_tokens"]),
+    (["callbacks.samples.prompt='~'", "tokenizer=char"], ["'~'"]),
 ], ids=lambda value: ",".join(value) if isinstance(value, list) else None)  # fmt: skip
 def test_bad_input_is_one_sentence(settings, words, text, place):
     (place / "empty.txt").touch()
@@ -174,11 +185,29 @@ def test_bad_input_is_one_sentence(settings, words, text, place):
     sentence = here(*SMALL, *ours, *settings).refused()
     assert all(word in sentence for word in words), sentence
     assert not list(place.glob("outputs/*/*/checkpoints"))
+    assert {path.name for path in place.iterdir()} <= {"empty.txt", "short.txt", "latin.txt", "outputs"}
 
 
 def test_an_unwritable_folder_is_one_sentence(text, place):
     (place / "file").touch()
     assert "file" in here(*SMALL, f"data.path={text}", "outputs=file/below").refused()
+
+
+def test_the_command_that_comes_next_takes_this_run_and_a_prompt_it_can_read(place, monkeypatch):
+    (place / "poem.txt").write_text("the sea is wide\n" * 500)
+    options = [*SMALL, "data.path=poem.txt", "tokenizer=char", "trainer.max_steps=2", "outputs='my runs'"]
+    patient = "callbacks.early_stopping.patience=0"  # as Lightning counts it: one check has to come first
+    done = here(*options, patient)
+    assert done.status == 0, done
+    words = next(shlex.split(line) for line in done.out.splitlines() if line.startswith("Next:"))
+    assert words[:4] == ["Next:", "python", "generate.py", "--checkpoint"] and "--prompt" not in words
+    assert load_model(words[4])[1].vocab_size == len(set("the sea is wide\n"))
+    assert "--logdir 'my runs/" in done.out
+
+
+def test_a_run_without_time_for_a_step_says_so(text, place):
+    done = here(*SMALL, f"data.path={text}", "trainer.max_time=00:00:00:00")
+    assert done.status == 0 and "No step was taken" in done.out, done
 
 
 @pytest.mark.parametrize("group", ["experiment", "sweep", "launcher", "profiler"])

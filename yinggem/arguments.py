@@ -9,6 +9,7 @@ from yinggem.errors import UserError
 from yinggem.files import URL
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
+NEEDED = ("outputs", "run_dir")  # which no run can do without
 OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
 NOTHING = {f"{group}=null": f"{group}=[]" for group in OPTIONAL}  # Hydra knows null in its files only
 FLAGS: dict[tuple[str, ...], dict[str, object]] = {
@@ -78,10 +79,18 @@ def _flags(found: argparse.Namespace) -> list[str]:
 
 
 def quote_path(setting: str, multirun: bool = False) -> str:
-    """A setting that names a path, with the path in quotes where Hydra's grammar would read it as something else."""
+    """A setting that names a path, with the path in quotes where Hydra's grammar would read it as something else.
+
+    Raises:
+        UserError: the path is empty, as of a shell variable that is not set; it would mean the folder / or this one.
+    """
     name, equals, value = setting.partition("=")
-    if name.lstrip("+") not in PATHS or not equals or not value or value in ("null", "None"):
+    if name.lstrip("+") not in PATHS or not equals:
         return setting
+    if value in ("null", "None") and name not in NEEDED:
+        return setting
+    if value in ("", "''", '""', "null", "None"):
+        raise UserError(f"{name} needs a path; write {name}=PATH, or leave it out.")
     if value[0] in "'\"" or "${" in value or (multirun and "," in value and not os.path.exists(value)):
         return setting  # already in quotes; an interpolation; several paths, one for each job
     value = os.path.expanduser(value)

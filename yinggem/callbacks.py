@@ -2,6 +2,7 @@
 
 import gc
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from yinggem.completion import complete_text
+from yinggem.completion import complete_text, prompt_ids
+from yinggem.errors import UserError
 from yinggem.files import append, write_atomically
 from yinggem.metrics import read_metrics
 from yinggem.module import LanguageModule
@@ -36,16 +38,22 @@ class TextSamples(Callback):
         seed: int = 0,
     ) -> None:
         self.path = Path(dirpath) / "samples.txt"
-        self.prompt, self.max_new_tokens, self.seed = prompt, max_new_tokens, seed
-        self.temperature, self.top_p = temperature, top_p
+        if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
+            raise UserError(
+                f"callbacks.samples.max_new_tokens must be a whole number from 1 on, not {max_new_tokens!r}; "
+                "~callbacks.samples draws none."
+            )
+        self.prompt, self.max_new_tokens, self.seed = str(prompt), max_new_tokens, seed
+        self.sampling = Sampling(temperature=temperature, top_p=top_p)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a prompt that the tokenizer cannot encode now, not at the first validation."""
+        assert isinstance(pl_module, LanguageModule)
+        prompt_ids(pl_module.tokenizer, self.prompt)
 
     def text(self, module: LanguageModule, model: Transformer) -> str:
         """One sample of `model`, the module's own or another with its tokenizer."""
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            repetition_penalty=default_repetition_penalty(module.tokenizer.name),
-        )
+        sampling = replace(self.sampling, repetition_penalty=default_repetition_penalty(module.tokenizer.name))
         return self.prompt + complete_text(
             model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed
         )
@@ -126,11 +134,16 @@ def draw_loss_curve(folder: Path) -> Path | None:
 class EarlyStopping(pl.callbacks.EarlyStopping):
     """Lightning's, that knows in a continued run when it has stopped already, and lets the patience be changed."""
 
+    def __init__(self, monitor: str, patience: int = 3, **options: Any) -> None:
+        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 0:
+            raise UserError(f"callbacks.early_stopping.patience must be a whole number from 0 on, not {patience!r}.")
+        super().__init__(monitor, patience=patience, **options)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """All but the patience, which the configuration decides."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop where the run stopped before."""
-        if self.wait_count >= self.patience:
+        if self.wait_count >= max(1, self.patience):  # 0 counts as 1: a check has to come first
             trainer.should_stop = True

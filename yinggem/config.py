@@ -121,4 +121,5 @@ def _check_integer(name: str, value: Any, low: int, high: int) -> None:
 def _check_number(name: str, value: Any, low: float, high: float, upper_included: bool = True) -> None:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if not numeric or not (low <= value < high or (upper_included and value == high)):
-        raise UserError(f"model.{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+        bounds = f"from {low:g} to {'' if upper_included else 'below '}{high:g}"
+        raise UserError(f"model.{name} must be a number {bounds}, not {value!r}.")

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import lightning.pytorch as pl
 
 from yinggem.allocator import keep_freed_memory
 from yinggem.callbacks import TextSamples
-from yinggem.checkpoint import load_model
+from yinggem.checkpoint import find_checkpoint, load_model
 from yinggem.datamodule import TextDataModule
+from yinggem.errors import UserError
 from yinggem.evaluate import evaluate
 from yinggem.files import URL
 from yinggem.loggers import MetricsCSV, TensorBoard
@@ -79,7 +81,9 @@ def finish(
     """
     if trainer.is_global_zero and trainer.fast_dev_run:  # type: ignore[attr-defined]
         print("One batch of training and one of validation went well; nothing was saved.")
-    if trainer.is_global_zero and trainer.global_step == start:
+    if trainer.is_global_zero and trainer.global_step == 0:
+        print("No step was taken; raise trainer.max_time or trainer.limit_train_batches.")
+    elif trainer.is_global_zero and trainer.global_step == start:
         print(f"This run was finished already, after {start:,} steps; raise trainer.max_steps, max_epochs or max_time.")
     best = next((folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")
                  if (folder / "checkpoints" / name).exists()), None)  # fmt: skip
@@ -99,11 +103,28 @@ def finish(
         f"\nBest validation loss {figures['loss']:.4f} nats per token, perplexity {figures['perplexity']:.2f}, "
         f"{figures['bits_per_byte']:.4f} bits per byte, after {trainer.global_step:,} steps.\n"
         f"Everything is in {shown(folder)}: checkpoints/, metrics.csv, loss_curve.png, samples.txt.\n"
-        f"Next:  python generate.py --prompt 'ROMEO.'\n"
-        f"       tensorboard --logdir {shown(folder.parent)}",
+        f"Next:  {generating(best, data)}\n"
+        f"       tensorboard --logdir {shlex.quote(shown(folder.parent))}",
         flush=True,
     )
     return float(figures["loss"])
+
+
+def generating(checkpoint: Path, data: TextDataModule) -> str:
+    """The command that generates from this very checkpoint, with a prompt that its tokenizer can encode."""
+    words = ["python", "generate.py"]
+    try:
+        found = find_checkpoint().resolve() == checkpoint.resolve()
+    except UserError:
+        found = False
+    if not found:  # outputs= is elsewhere, or another run was started meanwhile
+        words += ["--checkpoint", shown(checkpoint)]
+    opening = "ROMEO."
+    try:
+        data.tokenizer.encode(opening)
+    except UserError:  # characters that are not in a text of the user's own
+        return shlex.join(words)
+    return f"{shlex.join(words)} --prompt '{opening}'"
 
 
 def log_results(trainer: pl.Trainer, parameters: dict[str, Any], results: dict[str, float]) -> None:

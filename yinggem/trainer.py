@@ -77,7 +77,7 @@ class Trainer(pl.Trainer):
 def _check_limits(options: dict[str, Any]) -> None:
     for name in ("max_epochs", "max_steps"):
         value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < -1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1)):
             raise UserError(f"trainer.{name} must be a whole number from 1 on, or -1 for no limit, not {value!r}.")
     for name in ("log_every_n_steps", "accumulate_grad_batches"):
         value = options.get(name, 1)
