@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from running import ROOT, SMALL, TEXT, elsewhere, here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -203,6 +204,13 @@ def test_the_command_that_comes_next_takes_this_run_and_a_prompt_it_can_read(pla
     assert words[:4] == ["Next:", "python", "generate.py", "--checkpoint"] and "--prompt" not in words
     assert load_model(words[4])[1].vocab_size == len(set("the sea is wide\n"))
     assert "--logdir 'my runs/" in done.out
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(text, place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for settings in (["trainer=gpu", "trainer.accelerator=gpu"], ["trainer.accelerator=cuda"]):
+        assert "trainer.accelerator=cpu" in here(*SMALL, f"data.path={text}", *settings).refused()
 
 
 def test_a_run_without_time_for_a_step_says_so(text, place):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
@@ -44,7 +45,8 @@ class Trainer(pl.Trainer):
         **options: as `lightning.pytorch.Trainer`.
 
     Raises:
-        UserError: a precision that is unknown or that the device cannot do; a limit that makes no sense.
+        UserError: a precision that is unknown or that the device cannot do; a device there is not; a limit that makes
+            no sense.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Trainer(pl.Trainer):
         if not isinstance(skip_bad_steps, int) or isinstance(skip_bad_steps, bool) or skip_bad_steps < 0:
             raise UserError(f"trainer.skip_bad_steps must be a whole number from 0 on, not {skip_bad_steps!r}.")
         _check_limits(options)
+        _check_accelerator(options.get("accelerator"))
         name = precision_name(precision)
         self.skip_bad_steps = skip_bad_steps
         plugins = [AtomicCheckpointIO(), *(options.pop("plugins", None) or [])]
@@ -92,6 +95,16 @@ def _check_limits(options: dict[str, Any]) -> None:
     clip = options.get("gradient_clip_val")
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 <= clip < math.inf):
         raise UserError(f"trainer.gradient_clip_val must be a number from 0 on, or null, not {clip!r}.")
+
+
+def _check_accelerator(name: Any) -> None:
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    here["gpu"] = any(here.values())
+    if isinstance(name, str) and not here.get(name, True):
+        raise UserError(
+            f"trainer.accelerator={name} needs a GPU and torch finds none here; use trainer.accelerator=cpu, or auto "
+            "for the fastest there is."
+        )
 
 
 def _check_processes(trainer: pl.Trainer) -> None:
