@@ -115,3 +115,9 @@ def test_a_run_that_is_refused_leaves_nothing(place):
     here(*SMALL, "data.path=own.txt", "model.hidden_size=33").refused()
     assert sorted(path.name for path in place.iterdir()) in (["own.txt"], ["outputs", "own.txt"])
     assert not list(place.glob("outputs/*/*"))
+
+
+def test_a_sweep_that_is_refused_leaves_nothing(place):
+    """Or else ckpt_path=last would continue what never began, not the sweep before it."""
+    here("-m", "optimizer=adafactor,nope").refused()
+    assert not list(place.glob("outputs/*/*"))

@@ -48,3 +48,41 @@ def test_any_set_of_runs_can_be_compared(sweep, tmp_path, capsys):
 def test_no_runs_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="No run was found"):
         find_runs([tmp_path])
+
+
+def test_junk_in_one_folder_spoils_no_comparison(sweep, capsys):
+    (sweep / "0" / "metrics.csv").write_bytes(b"\xe4\xff,\n1,2\n")
+    (sweep / "1" / "metrics.csv").write_text("step,val/loss\n9,3\n19,nan\n29," + 200_000 * "1" + "\n")
+    (sweep / "1" / "result.json").write_text('{"loss": "low", "steps": null}')
+    (sweep / "2" / ".hydra" / "overrides.yaml").write_text("")  # killed while it was written
+    (sweep / "3" / "result.json").write_text("[1]")
+    runs = compare([sweep], sweep)
+    assert [(run.folder.name, run.state, run.steps) for run in runs] == [
+        ("0", "finished", 20), ("2", "unfinished", 10), ("1", "unfinished", 0), ("3", "unfinished", 0),
+    ]  # fmt: skip
+    capsys.readouterr()
+
+
+def test_settings_are_shown_as_they_were_typed(tmp_path, capsys):
+    prompts = ["[default,ema]", "[/bold]:smile:", "$\\frac{$"]
+    for number, prompt in enumerate(prompts):
+        make_run(tmp_path / str(number), [f"prompt={prompt}"], [3 - number])
+    compare([tmp_path], tmp_path)
+    shown = capsys.readouterr().out
+    assert all(prompt in shown for prompt in prompts)
+
+
+def test_jobs_of_several_sweeps_are_told_apart_by_their_folders(tmp_path, capsys):
+    for place in ("one/0", "two/0"):
+        make_run(tmp_path / place, [], [3])
+    compare([tmp_path / "one", tmp_path / "two"], tmp_path / "made" / "for it")
+    shown = capsys.readouterr().out
+    assert "one/0" in shown and "two/0" in shown
+    assert (tmp_path / "made" / "for it" / "comparison.png").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence_after_the_table(sweep, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write"):
+        compare([sweep], tmp_path / "file" / "below")
+    assert "small" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """python train.py -m: every job on its own, and all of them taken up again after a stop."""
 
+import contextlib
 import csv
 import gc
 import json
@@ -15,7 +16,10 @@ import pytest
 from running import SMALL, TEXT, elsewhere, here
 
 from yinggem.checkpoint import read_checkpoint
+from yinggem.command import stopping_on_signals
+from yinggem.errors import StopRequested
 from yinggem.module import LanguageModule
+from yinggem.sweep import attempt
 
 JOBS = [*SMALL, "data.path=own.txt", "~callbacks.samples", "logger=csv", "model.dropout=0.1"]
 
@@ -87,6 +91,20 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     assert straight.status == 0 and weights(place / "straight" / "latest") == weights(sweep_folder(place) / "1")
     results = [json.loads((sweep_folder(place) / name / "result.json").read_text()) for name in "012"]
     assert [result["steps"] for result in results] == [60, 60, 60]
+
+
+def test_a_stop_that_a_library_caught_ends_the_sweep_and_fails_no_job(tmp_path):
+    """As where a signal meets an import that is behind an `except BaseException`."""
+
+    def job() -> float:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise TypeError("what was left half done")
+
+    (tmp_path / "0").mkdir()
+    with pytest.raises(StopRequested), stopping_on_signals():
+        attempt(job, tmp_path / "0", tmp_path)
+    assert not (tmp_path / "0" / "result.json").exists()
 
 
 @pytest.mark.slow

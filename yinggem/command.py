@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from yinggem.arguments import only_shows, quoted, tidy
-from yinggem.errors import StopRequested, UserError
+from yinggem.errors import StopRequested, UserError, stops
 from yinggem.friendly import causes, explain
 from yinggem.processes import complaint, follow, rank, say
-from yinggem.run_folder import find_resumption, forget_folders, recorded, withdraw
-from yinggem.sweep import SWEEP, begun, conclude, old_sweep
+from yinggem.run_folder import SWEEP, find_resumption, forget_folders, recorded, withdraw
+from yinggem.sweep import begun, conclude, old_sweep
 
 
 class Failed(BaseException):
@@ -145,10 +145,10 @@ def refuse(error: BaseException, conf: Path) -> int:
 def stopping_on_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
 
-    asked: list[int] = []
+    stops.clear()
 
     def leave(signum: int, frame: Any) -> None:
-        asked.append(signum)
+        stops.append(signum)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise StopRequested(signum)
 
@@ -159,8 +159,8 @@ def stopping_on_signals() -> Iterator[None]:
     try:
         yield
     except (Exception, Failed) as error:
-        if asked:  # a library caught the stop, and failed because of what it had not finished
-            raise StopRequested(asked[0]) from error
+        if stops:  # a library caught the stop, and failed because of what it had not finished
+            raise StopRequested(stops[0]) from error
         raise
     finally:
         for number, handler in before.items():

@@ -3,10 +3,12 @@
 python -m yinggem.compare FOLDER...
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +36,13 @@ class Run:
     @property
     def loss(self) -> float:
         """The final loss of a finished run, else the best so far; infinite before the first validation."""
-        loss = self.result.get("loss", min((value for _, value in self.curve), default=math.inf))
-        return float(loss) if isinstance(loss, int | float) and not math.isnan(loss) else math.inf
+        loss = float(self.result.get("loss", min((value for _, value in self.curve), default=math.inf)))
+        return math.inf if math.isnan(loss) else loss
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a finished run, else those before the last validation."""
+        return int(self.result.get("steps", self.curve[-1][0] if self.curve else 0))
 
     @property
     def state(self) -> str:
@@ -51,18 +58,21 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read one run folder."""
-    overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
-    curve = [(row["step"] + 1, row["val/loss"]) for row in read_metrics(folder / "metrics.csv") if "val/loss" in row]
-    return Run(folder, overrides, curve, read_result(folder))
+    overrides: dict[str, str] = {}
+    with contextlib.suppress(UserError):  # killed in its first moment: its row says all there is
+        overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
+    rows = [row for row in read_metrics(folder / "metrics.csv") if math.isfinite(row.get("val/loss", math.nan))]
+    return Run(folder, overrides, [(row["step"] + 1, row["val/loss"]) for row in rows], read_result(folder))
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """What a finished or failed run left in result.json; {} otherwise."""
+    """What a finished or failed run left in result.json; {} otherwise, also where somebody else wrote the file."""
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        whole = all(isinstance(result.get(name, 0), int | float) for name in (*FIGURES, "steps", "pruned"))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return result if isinstance(result, dict) else {}
+    return result if whole else {}
 
 
 def find_runs(folders: list[Path]) -> list[Run]:
@@ -90,8 +100,7 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
         {name: entry.overrides.get(name, "") for name in names}
         | {"val/loss": entry.loss}
         | {figure: entry.result.get(figure, "") for figure in FIGURES[1:]}
-        | {"steps": int(entry.result.get("steps", entry.curve[-1][0] if entry.curve else 0)), "state": entry.state}
-        | {"folder": str(entry.folder)}
+        | {"steps": entry.steps, "state": entry.state, "folder": str(entry.folder)}
         for entry in runs
     ]
 
@@ -104,13 +113,15 @@ def compare(folders: list[Path], target: Path) -> list[Run]:
     """
     runs = find_runs(folders)
     table = rows(runs)
+    show(table, runs)  # first: where nothing can be written, there is something to see
+    with contextlib.suppress(OSError):  # what is wrong is said by the attempt to write there
+        target.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, table[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     write_atomically(target / "results.csv", text.getvalue().encode())
     draw(runs, target / "comparison.png")
-    show(table, runs)
     return runs
 
 
@@ -121,15 +132,16 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
 
     names = [name for name in table[0] if name != "folder"]
     drawn = Table(*map(short(names).__getitem__, names), "folder")
+    above = os.path.commonpath([entry.folder.parent for entry in runs])  # what all folders have in common
     for row in table:
-        drawn.add_row(*(cell(row[name]) for name in names), Path(row["folder"]).name)
-    console = Console(soft_wrap=True)
+        drawn.add_row(*(cell(row[name]) for name in names), os.path.relpath(row["folder"], above))
+    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)  # [default,ema] is a value, no style
     if not console.is_terminal:
         console.width = 250  # a file has room for every column
     console.print(drawn)
     for entry in runs:
         if entry.state == "failed":
-            console.print(f"{entry.folder.name} failed: {entry.result['error']}", markup=False)
+            console.print(f"{entry.folder.name} failed: {entry.result['error']}")
 
 
 def short(names: list[str]) -> dict[str, str]:
@@ -141,7 +153,7 @@ def short(names: list[str]) -> dict[str, str]:
 def cell(value: Any) -> str:
     """A figure or a setting with as many digits as one can compare."""
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:.4f}" if abs(value) < 1e9 else f"{value:.4g}"
     try:
         return f"{float(value):.4g}" if len(value) > 6 else value
     except (TypeError, ValueError):
@@ -159,6 +171,7 @@ def draw(runs: list[Run], path: Path) -> None:
         if not entry.curve:
             continue
         what = " ".join(f"{name}={entry.overrides.get(name, '')}" for name in names) or entry.folder.name
+        what = what.replace("$", r"\$")  # of ${an.interpolation}: no formula begins here
         best = place == 0
         style: dict[str, Any] = {"linewidth": 2.4, "color": "#c8501e"} if best else {"linewidth": 1, "alpha": 0.7}
         axes.plot(*zip(*entry.curve, strict=True), marker=".", label=f"{'best: ' if best else ''}{what}", **style)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+stops: list[int] = []  # the signals that have asked this process to end: libraries turn a StopRequested into errors
+
 
 class UserError(ValueError):
     """Bad input: one sentence that names the file, option or value and the remedy.

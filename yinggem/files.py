@@ -45,7 +45,8 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name below something that is no folder
+            partial.unlink(missing_ok=True)
 
 
 def append(path: str | Path, text: str) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, empty cells left out; a last row cut short by a kill is dropped."""
+    """The rows of a metrics.csv, empty cells left out, and what is no row of numbers: a kill may cut the last short."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        found = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    except (OSError, csv.Error):
         return []
-    whole = text[: text.rfind("\n") + 1]
     rows = []
-    for row in csv.DictReader(io.StringIO(whole)):
+    for row in found:
         try:
             rows.append({name: float(value) for name, value in row.items() if value})
         except (TypeError, ValueError):

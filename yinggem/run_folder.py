@@ -14,6 +14,7 @@ from yinggem.files import write_atomically
 from yinggem.processes import agreed, companion, rank
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
+SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
 NOT_OF_A_RUN = ("ckpt_path=", "hydra.", "launcher=", "sweep=")  # settings of what starts it
 recorded: list[Path] = []  # run folders of this process, the present one last
 _claimed: dict[str, str] = {}  # Hydra resolves a folder several times in a process
@@ -181,9 +182,9 @@ def record(
 def withdraw() -> None:
     """Undo the folder of a run that failed before it began, and let outputs/latest lead where it led before."""
     for folder in map(Path, () if rank() else _claimed.values()):
-        if {path.name for path in _entries(folder)} - {".hydra"}:
+        if {path.name for path in _entries(folder)} - {".hydra", SWEEP}:
             continue
-        for path in _entries(folder / ".hydra"):
+        for path in (folder / SWEEP, *_entries(folder / ".hydra")):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             if (folder / ".hydra").is_dir():

@@ -13,12 +13,12 @@ from typing import Any
 from filelock import FileLock
 
 from yinggem.compare import RESULT, compare, read_result
-from yinggem.errors import UserError
+from yinggem.errors import StopRequested, UserError, stops
 from yinggem.files import write_atomically
 from yinggem.friendly import explain
+from yinggem.run_folder import SWEEP
 from yinggem.study import STUDY, Pruned, conclude_search
 
-SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
 begun: list[Path] = []  # sweep folders of this process
 
 
@@ -40,6 +40,8 @@ def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
             write_result(folder, {"pruned": end.step})
             print(f"Job {folder.name} is pruned: {end}")
         except Exception as error:
+            if stops:  # a library caught the stop: no failure of this job, which is to go on
+                raise StopRequested(stops[0]) from error
             sentence = explain(error, conf)
             write_result(folder, {"error": sentence})
             print(f"error in job {folder.name}: {sentence}", file=sys.stderr)
