@@ -61,15 +61,18 @@ class SearchSweeper(Sweeper):
         """Run trials until there are enough."""
         settings: Any = OmegaConf.to_container(self.config.sweep, resolve=True)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        named = [f"{name}={value}" for name, value in (settings.pop("space", None) or {}).items()]
+        space = settings.pop("space", None) or {}
+        if not isinstance(space, dict):
+            raise UserError(f"sweep.space must name settings with their ranges, as conf/sweep/ does, not {space!r}.")
+        named = [f"{name}={value}" for name, value in space.items()]
         words = {word.key_or_group: word for word in parser.parse_overrides([*named, *arguments])}  # the last one wins
         ours = {name: word for name, word in words.items() if name.partition(".")[0] not in ("sweep", "launcher")}
         varied = {name: word for name, word in ours.items() if word.is_sweep_override()}
         fixed = [str(word.input_line) for name, word in ours.items() if name not in varied]
-        space = {word.get_key_element(): scale_of(word) for word in varied.values()}
-        self.validate_batch_is_legal([[*fixed, *(f"{name}={least(scale)}" for name, scale in space.items())]])
+        scales = {word.get_key_element(): scale_of(word) for word in varied.values()}
+        self.validate_batch_is_legal([[*fixed, *(f"{name}={least(scale)}" for name, scale in scales.items())]])
         folder = Path(self.config.hydra.sweep.dir)
-        search = Search(folder, space, **settings)
+        search = Search(folder, scales, **settings)
         write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(self.config).encode())
         while batch := search.next_batch():
             jobs = [[*fixed, *(f"{name}={value}" for name, value in values.items())] for _, values in batch]

@@ -181,11 +181,23 @@ def test_every_search_proposes_what_can_be_built(name, place):
     (["-m", "sweep=adafactor_lr", "optimizer=muon", "optimizer.momentumm=interval(0,1)"], "momentum"),
     (["-m", "sweep=adafactor_lr", "optimizer.lr=interval(1,0)"], "optimizer.lr"),
     (["-m", "sweep=adafactor_lr", "optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr"),
+    (["-m", "sweep=search", "optimizer.lr=tag(log,range(1,100,10))"], "optimizer.lr"),
+    (["-m", "sweep=search", "sweep.space=3"], "sweep.space"),
     (["-m", "sweep.n_trials=3"], "sweep"),
 ], ids=lambda value: ",".join(value) if isinstance(value, list) else None)  # fmt: skip
 def test_bad_searches_are_one_sentence(settings, words, place):
     assert words in here(*settings, "data=text", "data.path=own.txt").refused()
     assert not list(place.glob("outputs/*/*"))
+
+
+def test_a_scale_that_earlier_trials_do_not_lie_on_is_refused_before_a_trial_is_begun(tmp_path):
+    first = Search(tmp_path, {"kind": Scale(choices=("a", "b")), "x": Scale(low=0.0, high=1.0)}, n_trials=2)
+    first.next_batch()
+    for scale in (Scale(choices=("a", "c")), Scale(low=1, high=2)):
+        with pytest.raises(UserError, match="searched kind on another scale"):
+            Search(tmp_path, first.space | {"kind": scale})
+    moved = Search(tmp_path, first.space | {"x": Scale(low=0.5, high=2.0), "new": Scale(low=1, high=2)}, n_trials=2)
+    assert [number for number, _ in moved.next_batch()] == [0] and len(states_of(tmp_path)) == 1
 
 
 def test_a_missing_optuna_is_one_sentence(place, monkeypatch):

@@ -36,8 +36,29 @@ class Scale:
     step: float | None = None
     log: bool = False
 
+    def distribution(self) -> "optuna.distributions.BaseDistribution":
+        """The same in Optuna's terms; ValueError for bounds and steps that do not go together."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices is not None:
+            return CategoricalDistribution(self.choices)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, self.log, int(self.step or 1))
+        return FloatDistribution(self.low, self.high, self.log, self.step)
+
+    def check(self, name: str) -> None:
+        """UserError for bounds and steps that do not go together."""
+        try:
+            self.distribution()
+        except ImportError:  # is said where the study is opened
+            return
+        except ValueError as error:
+            raise UserError(f"The range of {name} cannot be searched: {str(error).rstrip('.')}.") from None
+
     def suggest(self, trial: "optuna.Trial", name: str) -> Any:
         """The value of a trial; the old one if it was drawn before the trial was interrupted."""
+        if name in trial.params:
+            return trial.params[name]
         if self.choices is not None:
             return trial.suggest_categorical(name, self.choices)
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -95,8 +116,25 @@ class Search:
                 "The search has nothing to vary; name settings with ranges, as in "
                 "'optimizer.lr=tag(log,interval(0.001,0.1))' or model=tiny,small."
             )
+        for name, scale in self.space.items():
+            scale.check(name)
         self.study = open_study(self.folder, create=True)
+        self._check_earlier_trials()
         self.study.set_user_attr("pruner", self.pruner)
+
+    def _check_earlier_trials(self) -> None:
+        """UserError for a scale on which the values of earlier trials do not lie."""
+        from optuna.distributions import check_distribution_compatibility
+
+        for trial in self.study.get_trials(deepcopy=False):
+            for name in self.space.keys() & trial.distributions.keys():
+                try:
+                    check_distribution_compatibility(trial.distributions[name], self.space[name].distribution())
+                except ValueError:
+                    raise UserError(
+                        f"This study has searched {name} on another scale, of which only the bounds can be moved; "
+                        "leave it as it was, or begin a new search without ckpt_path."
+                    ) from None
 
     def next_batch(self) -> list[tuple[int, dict[str, Any]]]:
         """Numbers, one after the other, and settings of the trials to run now; [] when the search is over."""
