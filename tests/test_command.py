@@ -12,7 +12,7 @@ from running import ROOT, SMALL, TEXT, here
 import train
 from yinggem import command
 from yinggem.errors import UserError
-from yinggem.run_folder import record
+from yinggem.run_folder import read_overrides, record
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,14 @@ def test_a_run_is_continued_with_its_own_settings_and_later_ones_win(place):
     assert arguments[:3] == ["model=small", "optimizer.lr=0.02", "optimizer.lr=0.01"]
     assert f"hydra.run.dir={folder.resolve()}" in [argument.replace("'", "") for argument in arguments]
     assert not any(argument.startswith("ckpt_path=") for argument in arguments)  # there is no checkpoint yet
+
+
+def test_a_setting_that_is_said_again_counts_where_it_was_said_last(place):
+    """The companions of a run that is continued, too, say again what it was started with."""
+    folder = started(place, "~callbacks.samples", "optimizer.lr=0.02", "optimizer.lr=0.01", "optimizer.lr=0.02")
+    assert read_overrides(folder) == ["~callbacks.samples", "optimizer.lr=0.01", "optimizer.lr=0.02"]
+    arguments = command.continued(["ckpt_path=last", "~callbacks.samples", "optimizer.lr=0.01"])
+    assert arguments[:3] == ["optimizer.lr=0.02", "~callbacks.samples", "optimizer.lr=0.01"]
 
 
 @pytest.mark.parametrize("wanted", ["last", "nowhere", "outputs"])

@@ -26,7 +26,8 @@ def place(tmp_path, monkeypatch):
 
 def ran(*arguments):
     """The run folder of a command that went well and complained of nothing, and what it said."""
-    done = here(*SMALL, "data.path=own.txt", *arguments)
+    small = [word for word in SMALL if not (word.startswith("callbacks.") and "~callbacks" in arguments)]
+    done = here(*small, "data.path=own.txt", *arguments)
     assert done.status == 0 and not done.err, done
     return Path("outputs/latest").resolve(), done.out
 
@@ -100,6 +101,27 @@ def test_last_is_saved_every_some_minutes(place, monkeypatch):
     monkeypatch.setattr(LanguageModule, "training_step", failing)
     assert here(*SMALL, "data.path=own.txt", "callbacks.last.every_n_minutes=0").status == 2
     assert read_checkpoint("outputs/latest/checkpoints/last.ckpt")["global_step"] == 12
+
+
+@pytest.mark.parametrize("setting", ["~callbacks", "callbacks=[]", "callbacks=[ema]", "~logger", "logger=null"])
+def test_a_whole_group_can_be_left_out(place, setting):
+    """Lightning puts no bar and no checkpoint of its own in the place of ours; the end is known all the same."""
+    folder, said = ran(setting)
+    names = {path.name for path in folder.iterdir()}
+    if "logger" in setting:
+        assert "metrics.csv" not in names | set(said.split()) and {"checkpoints", "samples.txt"} <= names
+    else:
+        assert {"metrics.csv", "result.json"} <= names and "Last validation loss" in said and "step " not in said
+        assert not names & {"checkpoints", "samples.txt", "loss_curve.png"} and "samples.txt" not in said
+
+
+@pytest.mark.parametrize("setting", [
+    "early_stopping.patience=0", "early_stopping.patience=2.5", "best.save_top_k=-5", "best.save_top_k=1.5",
+    "last.every_n_steps=0", "last.every_n_steps=-3", "last.every_n_minutes=-1",
+])  # fmt: skip
+def test_a_number_that_makes_no_sense_is_refused_before_a_run_is_begun(place, setting):
+    sentence = here(*SMALL, "data.path=own.txt", f"callbacks.{setting}").refused()
+    assert f"callbacks.{setting.partition('=')[0]} must be" in sentence and not list(place.glob("outputs/*/*"))
 
 
 def test_early_stopping_has_the_patience_it_is_given(place):

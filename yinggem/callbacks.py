@@ -131,12 +131,38 @@ def draw_loss_curve(folder: Path) -> Path | None:
     return path
 
 
+class LearningRateMonitor(pl.callbacks.LearningRateMonitor):
+    """Lightning's, with nothing to do where there is no logger."""
+
+    def on_train_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Find the schedulers."""
+        if trainer.loggers:
+            super().on_train_start(trainer, *args, **kwargs)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Log."""
+        if trainer.loggers:
+            super().on_train_batch_start(trainer, *args, **kwargs)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Log."""
+        if trainer.loggers:
+            super().on_train_epoch_start(trainer, *args, **kwargs)
+
+
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """Lightning's, that knows in a continued run when it has stopped already, and lets the patience be changed."""
+    """Lightning's, that knows in a continued run when it has stopped already, and lets the patience be changed.
+
+    Raises:
+        UserError: the patience is no whole number from 0 on.
+    """
 
     def __init__(self, monitor: str, patience: int = 3, **options: Any) -> None:
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 0:
-            raise UserError(f"callbacks.early_stopping.patience must be a whole number from 0 on, not {patience!r}.")
+            raise UserError(
+                f"callbacks.early_stopping.patience must be a whole number of validations from 0 on, not {patience!r}; "
+                "leave the callback out with ~callbacks.early_stopping."
+            )
         super().__init__(monitor, patience=patience, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

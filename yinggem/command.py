@@ -15,7 +15,7 @@ from yinggem.arguments import only_shows, quoted, tidy
 from yinggem.errors import StopRequested, UserError, stops
 from yinggem.friendly import causes, explain
 from yinggem.processes import complaint, follow, rank, say
-from yinggem.run_folder import SWEEP, find_resumption, forget_folders, recorded, withdraw
+from yinggem.run_folder import SWEEP, find_resumption, forget_folders, recorded, unrepeated, withdraw
 from yinggem.sweep import begun, conclude, old_sweep
 
 
@@ -45,7 +45,7 @@ def continued(arguments: list[str]) -> list[str]:
         folder, overrides = old_sweep(name, outputs)
         flags = [argument for argument in others if argument.startswith("-")]  # Hydra reads them first
         more = [argument for argument in others if argument not in flags]
-        return [*flags, *overrides, *more, f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
+        return [*flags, *unrepeated([*overrides, *more]), f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
     old = find_resumption(name, outputs)
     where = []
     if old.overrides or old.checkpoint is None or (old.folder / ".hydra").is_dir():
@@ -53,7 +53,7 @@ def continued(arguments: list[str]) -> list[str]:
     if old.checkpoint is not None:
         check_readable(old.checkpoint)
         where.append(f"ckpt_path={quoted(old.checkpoint)}")
-    return [*old.overrides, *others, *where]
+    return [*unrepeated([*old.overrides, *others]), *where]
 
 
 def value_of(name: str, arguments: list[str]) -> str | None:

@@ -76,6 +76,8 @@ def finish(
 ) -> float:
     """Evaluate and sample the best checkpoint, log hyper-parameters with the result; returns its loss.
 
+    Where no checkpoint was wanted it is the last weights.
+
     Args:
         start: the step that the run was continued from.
     """
@@ -87,9 +89,14 @@ def finish(
         print(f"This run was finished already, after {start:,} steps; raise trainer.max_steps, max_epochs or max_time.")
     best = next((folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")
                  if (folder / "checkpoints" / name).exists()), None)  # fmt: skip
-    if best is None or not trainer.is_global_zero or data.split is None:
+    if trainer.fast_dev_run or data.split is None:  # type: ignore[attr-defined]
         return float(trainer.callback_metrics.get("val/loss", math.nan))
-    model, _ = load_model(best, module.device)
+    if best is None:
+        model = module.whole_model().eval()  # on every process
+    if not trainer.is_global_zero:
+        return float(trainer.callback_metrics.get("val/loss", math.nan))
+    if best is not None:
+        model, _ = load_model(best, module.device)
     figures = evaluate(
         model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
     ).to_dict()
@@ -100,14 +107,26 @@ def finish(
     if sampler is not None:
         print(f"\n{'─' * 30} a sample {'─' * 30}\n{sampler.text(module, model).strip()}\n{'─' * 70}")
     print(
-        f"\nBest validation loss {figures['loss']:.4f} nats per token, perplexity {figures['perplexity']:.2f}, "
-        f"{figures['bits_per_byte']:.4f} bits per byte, after {trainer.global_step:,} steps.\n"
-        f"Everything is in {shown(folder)}: checkpoints/, metrics.csv, loss_curve.png, samples.txt.\n"
-        f"Next:  {generating(best, data)}\n"
-        f"       tensorboard --logdir {shlex.quote(shown(folder.parent))}",
-        flush=True,
+        f"\n{'Best' if best else 'Last'} validation loss {figures['loss']:.4f} nats per token, "
+        f"perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte, "
+        f"after {trainer.global_step:,} steps."
     )
+    show_what_is_there(folder, best, data)
     return float(figures["loss"])
+
+
+def show_what_is_there(folder: Path, best: Path | None, data: TextDataModule) -> None:
+    """Name the files of a run and what can be done with them, leaving out those of a callback that was left out."""
+    names = ("checkpoints/", "metrics.csv", "loss_curve.png", "samples.txt")
+    made = ", ".join(name for name in names if (folder / name).exists())
+    lines = [f"Everything is in {shown(folder)}{made and f': {made}'}."]
+    commands = []
+    if best:
+        commands.append(generating(best, data))
+    if any(folder.glob("events.out.*")):
+        commands.append(f"tensorboard --logdir {shlex.quote(shown(folder.parent))}")
+    lines += [f"{start}{command}" for start, command in zip(("Next:  ", "       "), commands, strict=False)]
+    print("\n".join(lines), flush=True)
 
 
 def generating(checkpoint: Path, data: TextDataModule) -> str:

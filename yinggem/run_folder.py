@@ -164,7 +164,7 @@ def record(
     import yaml
 
     recorded.append(folder)
-    kept = list(dict.fromkeys(line for line in overrides if not line.startswith("ckpt_path=")))
+    kept = unrepeated([line for line in overrides if not line.startswith("ckpt_path=")])
     flags = [word for word in sys.argv[1:] if word.startswith("-") and word not in ("-m", "--multirun")]
     place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     start = [f"ckpt_path={quoted(checkpoint)}"] if checkpoint else []
@@ -177,6 +177,11 @@ def record(
     write_atomically(folder / OVERRIDES, yaml.safe_dump(kept).encode())
     _latest_before.setdefault(folder.resolve(), _led_to(outputs / "latest"))
     point_latest(outputs, folder)
+
+
+def unrepeated(settings: list[str]) -> list[str]:
+    """Every setting once, where it stands last: later ones win, and Hydra refuses to leave out a thing twice."""
+    return list(dict.fromkeys(reversed(settings)))[::-1]
 
 
 def withdraw() -> None:

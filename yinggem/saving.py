@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from yinggem.checkpoint import clean_leftovers
-from yinggem.errors import StopRequested
+from yinggem.errors import StopRequested, UserError
 from yinggem.processes import rank
 
 
@@ -23,10 +23,17 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
 
     With save_top_k=1 it is the only one. With more, or -1 for all, each is best-STEP.ckpt, and best.ckpt is another
     name (a hard link, where the file system has them) of the best.
+
+    Raises:
+        UserError: a number that makes no sense.
     """
 
     def __init__(self, dirpath: str, filename: str = "best", save_top_k: int = 1, **options: Any) -> None:
-        several = isinstance(save_top_k, int) and save_top_k not in (0, 1)
+        if isinstance(save_top_k, bool) or not isinstance(save_top_k, int) or save_top_k < -1:
+            raise UserError(
+                f"callbacks.best.save_top_k must be a whole number of checkpoints, or -1 for all, not {save_top_k!r}."
+            )
+        several = save_top_k not in (0, 1)
         name = f"{filename}-{{step:06d}}" if several else filename
         super().__init__(dirpath, name, save_top_k=save_top_k, auto_insert_metric_name=False, **options)
         self._plain = Path(dirpath) / f"{filename}.ckpt" if several else None
@@ -67,11 +74,17 @@ class LastCheckpoint(Checkpoint):
         every_n_steps, every_n_minutes: how often to save between validations; None for not.
 
     Raises:
+        UserError: an interval that makes no sense.
         StopRequested: from the hook in which the run was stopped.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int | None = None, every_n_minutes: float | None = None) -> None:
         super().__init__()
+        steps, minutes = every_n_steps, every_n_minutes
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise UserError(f"callbacks.last.every_n_steps must be a whole number from 1 on, or null, not {steps!r}.")
+        if minutes is not None and (isinstance(minutes, bool | str) or not minutes >= 0):
+            raise UserError(f"callbacks.last.every_n_minutes must be a number from 0 on, or null, not {minutes!r}.")
         self.path = Path(dirpath) / "last.ckpt"
         self.good = ""  # this checkpoint, once its weights have proved usable: validated, or trained on
         self._every_n_steps, self._every_n_minutes = every_n_steps, every_n_minutes

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 
 from yinggem.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.companions import adopt
@@ -71,6 +72,9 @@ class Trainer(pl.Trainer):
         elif name == "bf16-true":
             plugins.append(Bfloat16Weights())
             given = None
+        for switch, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", Checkpoint)):
+            own = any(isinstance(callback, kind) for callback in options.get("callbacks") or [])
+            options.setdefault(switch, own)  # or Lightning puts one of its own where ours was left out
         super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
         adopt(self.strategy)
         _check_processes(self)
