@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from yinggem.compare import compare, find_runs, main
+from yinggem.compare import compare, curtailed, draw, find_runs, main
 from yinggem.errors import UserError
 
 
@@ -86,3 +86,24 @@ def test_a_place_that_cannot_be_written_is_one_sentence_after_the_table(sweep, t
     with pytest.raises(UserError, match="Cannot write"):
         compare([sweep], tmp_path / "file" / "below")
     assert "small" in capsys.readouterr().out
+
+
+def test_the_best_curve_is_labelled_within_the_picture(tmp_path, monkeypatch):
+    """By what the run was given, with names as short as they can be; long ones used to begin left of the picture."""
+    from matplotlib.figure import Figure
+
+    prompt = 30 * "to be or not "
+    make_run(tmp_path / "0", ["optimizer.lr=0.1", f"callbacks.samples.prompt={prompt}"], [3, 2])
+    make_run(tmp_path / "1", ["model=small"], [3, 2.5])
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **options: (drawn.append(self), save(self, *args, **options))
+    )
+    draw(find_runs([tmp_path]), tmp_path / "comparison.png")
+    (legend,) = (axes.get_legend() for axes in drawn[0].axes)
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"best: {curtailed(f'lr=0.1 prompt={prompt}')}", "model=small",
+    ]  # fmt: skip
+    frame, picture = legend.get_window_extent(), drawn[0].bbox
+    assert picture.x0 <= frame.x0 and frame.x1 <= picture.x1

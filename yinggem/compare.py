@@ -160,18 +160,23 @@ def cell(value: Any) -> str:
         return str(value)
 
 
+def curtailed(label: str, length: int = 80) -> str:
+    """A label that leaves room for the curves."""
+    return label if len(label) <= length else f"{label[: length - 4]} ..."
+
+
 def draw(runs: list[Run], path: Path) -> None:
     """Validation curves of all runs, the best one in front and labelled."""
     from matplotlib.figure import Figure
 
-    names = distinguishing(runs)
+    names = short(distinguishing(runs))
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     for place, entry in reversed(list(enumerate(runs))):
         if not entry.curve:
             continue
-        what = " ".join(f"{name}={entry.overrides.get(name, '')}" for name in names) or entry.folder.name
-        what = what.replace("$", r"\$")  # of ${an.interpolation}: no formula begins here
+        own = (f"{known}={entry.overrides[name]}" for name, known in names.items() if name in entry.overrides)
+        what = curtailed(" ".join(own) or entry.folder.name).replace("$", r"\$")  # ${a.name} begins no formula
         best = place == 0
         style: dict[str, Any] = {"linewidth": 2.4, "color": "#c8501e"} if best else {"linewidth": 1, "alpha": 0.7}
         axes.plot(*zip(*entry.curve, strict=True), marker=".", label=f"{'best: ' if best else ''}{what}", **style)
@@ -179,6 +184,7 @@ def draw(runs: list[Run], path: Path) -> None:
             step, loss = min(entry.curve, key=lambda point: point[1])
             axes.annotate(f"{loss:.4f}", (step, loss), textcoords="offset points", xytext=(0, -12), ha="center")
     axes.set(xlabel="optimizer steps", ylabel="val/loss (nats per token)")
+    axes.margins(0.07, 0.1)  # room for the figure at the best point
     axes.grid(alpha=0.25)
     if axes.lines:
         handles, labels = axes.get_legend_handles_labels()
