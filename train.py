@@ -70,14 +70,10 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
         model.compile_blocks()
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
     module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed)
-    own = {name: parts(cfg.get(name)) for name in ("logger", "callbacks")}
-    own["profiler"] = instantiate(cfg.get("profiler"))
+    own: dict[str, Any] = {"profiler": instantiate(cfg.get("profiler"))}
+    for name in ("logger", "callbacks"):  # a part without a target is left out: an experiment has settings for it
+        own[name] = [instantiate(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]
     return instantiate(cfg.trainer, **own, default_root_dir=cfg.run_dir), module, data
-
-
-def parts(group: Any) -> list[Any]:
-    """What a dict by name builds; the settings that an experiment has for a part that is left out build nothing."""
-    return [instantiate(one) for one in (group or {}).values() if one and "_target_" in one]
 
 
 if __name__ == "__main__":
