@@ -116,7 +116,7 @@ def test_a_whole_group_can_be_left_out(place, setting):
 
 
 @pytest.mark.parametrize("setting", [
-    "early_stopping.patience=0", "early_stopping.patience=2.5", "best.save_top_k=-5", "best.save_top_k=1.5",
+    "early_stopping.patience=-1", "early_stopping.patience=2.5", "best.save_top_k=-5", "best.save_top_k=1.5",
     "last.every_n_steps=0", "last.every_n_steps=-3", "last.every_n_minutes=-1",
 ])  # fmt: skip
 def test_a_number_that_makes_no_sense_is_refused_before_a_run_is_begun(place, setting):
