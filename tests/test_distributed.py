@@ -158,20 +158,25 @@ class Group:
             time.sleep(0.2)
 
     def companion(self):
-        found = subprocess.run(["pgrep", "-P", str(self.popen.pid)], capture_output=True, text=True, check=True)
-        return int(found.stdout.split()[0])
+        end = time.monotonic() + 100
+        while self.popen.poll() is None and time.monotonic() < end:
+            found = subprocess.run(["pgrep", "-P", str(self.popen.pid), "python"], capture_output=True, text=True)
+            if found.stdout:
+                return int(found.stdout.split()[0])
+            time.sleep(0.05)
+        raise AssertionError("no companion was started")
 
     def end(self):
         """Its status and what it said, once all of it is gone."""
         said, status = self.popen.communicate(timeout=120)[1], self.popen.returncode
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            try:
-                os.killpg(self.popen.pid, 0)
-            except ProcessLookupError:
+            left = subprocess.run(["pgrep", "-s", str(self.popen.pid)], capture_output=True, text=True).stdout.split()
+            if not left:
                 return status, said.strip().splitlines()
             time.sleep(0.2)
-        os.killpg(self.popen.pid, signal.SIGKILL)
+        for pid in left:
+            os.kill(int(pid), signal.SIGKILL)
         raise AssertionError("a process is left")
 
 
@@ -191,6 +196,15 @@ def test_a_stop_of_one_process_stops_all_after_the_same_step(corpus, tmp_path, n
     assert [line.split(" after ")[0] for line in said if "after step" in line] == ["Stopped"], said
     assert not any("error" in line for line in said)
     assert load_model(tmp_path / "run/checkpoints/last.ckpt")
+
+
+def test_ctrl_c_while_the_companion_is_starting_is_not_waited_out(corpus, tmp_path):
+    """The first process waits for the other inside of torch then, where Python hears no signal."""
+    group = Group(tmp_path / "run", corpus, *FOREVER)
+    group.companion()
+    time.sleep(2)
+    os.killpg(group.popen.pid, signal.SIGINT)
+    assert group.end() == (128 + signal.SIGINT, ["Stopped before there was anything to save."])
 
 
 def test_a_killed_process_ends_the_run_with_one_sentence(corpus, tmp_path):

@@ -53,7 +53,9 @@ class Companions(_SubprocessScriptLauncher):
         self._heard, voice = os.pipe()
         for number in range(1, self.num_processes):
             own = {"LOCAL_RANK": str(number), PARENT: str(os.getpid()), VOICE: str(voice), "HYDRA_FULL_ERROR": ""}
-            self.procs.append(subprocess.Popen(companion, env=os.environ | own, pass_fds=(voice,)))
+            # Out of reach of the terminal's Ctrl-C, which is for this process: all stop together, after a step. One
+            # that left on its own while the others are still starting would be waited for.
+            self.procs.append(subprocess.Popen(companion, env=os.environ | own, pass_fds=(voice,), process_group=0))
         os.close(voice)
         complaints[:] = [partial(self.complaint, 3)]
         threading.Thread(target=self._watch, daemon=True).start()
