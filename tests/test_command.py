@@ -129,3 +129,39 @@ def test_a_sweep_that_is_refused_leaves_nothing(place):
     """Or else ckpt_path=last would continue what never began, not the sweep before it."""
     here("-m", "optimizer=adafactor,nope").refused()
     assert not list(place.glob("outputs/*/*"))
+
+
+def test_a_stop_that_was_swallowed_before_training_counts_when_it_begins(place, monkeypatch):
+    """The same where nothing failed: it would be the user's only signal, and the run would go on for hours."""
+    (place / "own.txt").write_text(TEXT)
+    build = train.build
+
+    def interrupted(cfg):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return build(cfg)
+
+    monkeypatch.setattr(train, "build", interrupted)
+    done = here(*SMALL, "data.path=own.txt")
+    assert done.status == 128 + signal.SIGTERM and "Stopped after step 1. Continue with:" in done.err, done
+    assert (place / "outputs/latest/checkpoints/last.ckpt").is_file()
+
+
+def test_a_name_with_a_line_break_is_quoted_on_one_line(place):
+    sentence = here(*SMALL, "data.path=two\nlines\x1b[31m.txt").refused()
+    assert r"two\nlines\x1b[31m.txt" in sentence
+    assert r"a\nb" in here("callbacks='a\nb'").refused()
+
+
+@pytest.mark.parametrize(("setting", "remedy"), [
+    ("+model=small", "model=CHOICE"),
+    ("+debug=anomaly", "debug=CHOICE"),
+    ("++optimizer=adamw", "optimizer=CHOICE"),
+    ("model=3", "model=small"),
+    ("trainer.max_steps=${oc.env:NOT_SET_ANYWHERE}", "NOT_SET_ANYWHERE"),
+    ("model.dropout=choice(0.1)", "-m"),
+    ("+callbacks.mine=3", "callbacks.mine"),
+])  # fmt: skip
+def test_what_hydra_refuses_is_said_in_plain_words(setting, remedy, place):
+    sentence = here(*SMALL, setting).refused()
+    assert remedy in sentence and "YINGGEM_TRACEBACK" not in sentence, sentence

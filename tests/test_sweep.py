@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from running import SMALL, TEXT, elsewhere, here
 
+import train
+from yinggem import command
 from yinggem.checkpoint import read_checkpoint
 from yinggem.command import stopping_on_signals
 from yinggem.errors import StopRequested
@@ -52,6 +54,16 @@ def test_a_job_is_what_it_would_be_alone(place):
     assert weights(sweep / "3") == weights(place / "alone" / "latest") != weights(sweep / "0")
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, LanguageModule)]
+
+
+def test_a_stop_that_a_library_swallowed_ends_the_sweep_and_fails_no_job(tmp_path):
+    def job():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise TypeError("what was left half done")
+
+    assert command.run(lambda: attempt(job, tmp_path, train.CONF), lambda: [], train.CONF) == 128 + signal.SIGTERM
+    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.slow

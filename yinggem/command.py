@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yinggem.arguments import only_shows, quoted, tidy
-from yinggem.errors import StopRequested, UserError, stops
+from yinggem.errors import StopRequested, UserError, requested
 from yinggem.friendly import causes, explain
 from yinggem.processes import complaint, follow, rank, say
 from yinggem.run_folder import SWEEP, find_resumption, forget_folders, recorded, unrepeated, withdraw
@@ -145,10 +145,10 @@ def refuse(error: BaseException, conf: Path) -> int:
 def stopping_on_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
 
-    stops.clear()
+    requested.clear()
 
     def leave(signum: int, frame: Any) -> None:
-        stops.append(signum)
+        requested.append(signum)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise StopRequested(signum)
 
@@ -159,8 +159,8 @@ def stopping_on_signals() -> Iterator[None]:
     try:
         yield
     except (Exception, Failed) as error:
-        if stops:  # a library caught the stop, and failed because of what it had not finished
-            raise StopRequested(stops[0]) from error
+        if requested:  # a library caught the stop, and failed because of what it had not finished
+            raise StopRequested(requested[0]) from error
         raise
     finally:
         for number, handler in before.items():

@@ -6,9 +6,30 @@ import re
 from pathlib import Path
 from typing import Any
 
-from yinggem.errors import UserError
+from yinggem.errors import UserError, one_line
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+OF_HYDRA = {  # what it says, and what that means
+    r"Ambiguous value for argument '([^=]+)=([^']*)'": (
+        "{0} got several values; add -m to run one job for each, or write {0}=[{1}] for a list."
+    ),
+    r"Sweep parameters '(.+)' requires --multirun": "{0} is for many runs from one command; add -m.",
+    r"Cannot find primary config '([^']*)'": (
+        "There is no configuration {0!r}; leave out --config-name, or name a file with --config-dir."
+    ),
+    r"Multiple values for ([\w/]+)\.|([\w/]+) appears more than once": (
+        "A group is chosen once, without a plus before it: write {0}{1}=CHOICE."
+    ),
+    r"force-add of config groups is not supported: '\+\+([^=]+)=": (
+        "++ is for single settings and {0} is a group; write {0}=CHOICE."
+    ),
+    r"Config group override must be|group override deletion value must be": (
+        "A group, such as model, takes the name of a choice, as in model=small."
+    ),
+    r"Environment variable '(.+)' not found": (
+        "The environment variable {0} is not set; set it, or write ${{oc.env:{0},VALUE}} with a value to use instead."
+    ),
+}
 TRACEBACK = "YINGGEM_TRACEBACK=1 shows where"
 
 
@@ -22,7 +43,7 @@ def explain(error: BaseException, conf: Path) -> str:
     ours = next((cause for cause in causes(error, suppressed=True) if isinstance(cause, UserError)), None)
     if ours is not None:
         return str(ours)
-    return _of_the_command_line(error, conf) or _of_the_run(error, conf)
+    return one_line(_of_the_command_line(error, conf) or _of_the_run(error, conf))
 
 
 def _of_the_command_line(error: BaseException, conf: Path) -> str | None:
@@ -31,13 +52,11 @@ def _of_the_command_line(error: BaseException, conf: Path) -> str | None:
     if type(error).__name__ == "OverrideParseException":
         word = getattr(error, "override", "")
         return f"Cannot read {word!r} as a setting; write name=value, with quotes as in \"name='a, b'\" where needed."
-    if match := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
-        listed = f"write {match[1]}=[{match[2]}] for a list"
-        return f"{match[1]} got several values; add -m to run one job for each, or {listed}."
-    if match := re.search(r"Cannot find primary config '([^']*)'", text):
-        return f"There is no configuration {match[1]!r}; leave out --config-name, or name a file with --config-dir."
-    if match := re.search(r"(?:Could not find|In '.*': Could not find) '([^']+)'", text):
-        return _unknown_option(match[1], conf)
+    for pattern, sentence in OF_HYDRA.items():
+        if match := re.search(pattern, text):
+            return sentence.format(*match.groups(""))
+    if match := re.search(r"Could not find '([^']+)'|config group '([^']+)' does not exist", text):
+        return _unknown_option(match[1] or match[2], conf)
     if match := re.search(r"Could not override '([^']+)'|Could not (?:append|delete).*?'([^']+)'", text):
         name = match[1] or match[2]
         return f"There is no setting {name!r} to override{_near(name, settings(conf))}"
@@ -55,14 +74,21 @@ def _of_the_run(error: BaseException, conf: Path) -> str:
         return f"There is no setting {name!r}{_near(name, settings(conf))}"
     if isinstance(deepest, MemoryError) or re.search(r"out of memory|can't allocate memory", str(deepest)):
         return "Out of memory; lower data.batch_size, data.context_length or the sizes of the model."
+    if isinstance(deepest, BrokenPipeError):
+        return "What is printed has no reader any more, which ended the run; send it to a file instead of a pipe."
     if isinstance(deepest, OSError) and deepest.errno in CANNOT_WRITE:
         place = deepest.filename or "what belongs to the run"
         return f"Cannot write {place} ({deepest.strerror}); make room there, or choose another with outputs=FOLDER."
-    line = " ".join(str(deepest).split("full_key:")[0].split()) or type(deepest).__name__
+    return in_short(deepest, group)
+
+
+def in_short(error: BaseException, group: str = "") -> str:
+    """An error that nobody foresaw, on one line."""
+    line = " ".join(str(error).split("full_key:")[0].split()) or type(error).__name__
     line = f"{group}: {line}" if group else line
     if len(line) > 300:
         line = line[:300] + " ..."
-    return f"{line.rstrip('.')} ({type(deepest).__name__}; {TRACEBACK})."
+    return f"{line.rstrip('.')} ({type(error).__name__}; {TRACEBACK})."
 
 
 def causes(error: BaseException, suppressed: bool = False) -> list[BaseException]:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from yinggem.checkpoint import clean_leftovers
-from yinggem.errors import StopRequested, UserError
+from yinggem.errors import StopRequested, UserError, requested
 from yinggem.processes import rank
 
 
@@ -99,7 +99,8 @@ class LastCheckpoint(Checkpoint):
                 clean_leftovers(folder)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to signals, where this is the main thread."""
+        """Listen to signals, where this is the main thread; one that came before counts, if it has ended nothing."""
+        self._signum = requested[0] if requested else 0
         self._saved_at, self._step = time.monotonic(), trainer.global_step
         try:
             self._handlers = {number: signal.signal(number, self._on_signal) for number in _listened_to()}

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from yinggem.compare import RESULT, compare, read_result
-from yinggem.errors import StopRequested, UserError, stops
+from yinggem.errors import StopRequested, UserError, requested
 from yinggem.files import write_atomically
 from yinggem.friendly import explain
 from yinggem.run_folder import SWEEP
@@ -40,8 +40,8 @@ def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
             write_result(folder, {"pruned": end.step})
             print(f"Job {folder.name} is pruned: {end}")
         except Exception as error:
-            if stops:  # a library caught the stop: no failure of this job, which is to go on
-                raise StopRequested(stops[0]) from error
+            if requested:  # a library caught the stop, and failed because of what it had not finished
+                raise StopRequested(requested[0]) from error
             sentence = explain(error, conf)
             write_result(folder, {"error": sentence})
             print(f"error in job {folder.name}: {sentence}", file=sys.stderr)
