@@ -26,6 +26,7 @@ from yinggem.checkpoint import (
 )
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
+from yinggem.run_folder import beginning
 from yinggem.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 from yinggem.transformer import Transformer
 
@@ -280,6 +281,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(saved):
 import resource, signal, torch
 from yinggem.checkpoint import write_checkpoint
 from yinggem.errors import UserError
+from yinggem.run_folder import beginning
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 for size in (17_000, 10**6):
@@ -337,3 +339,26 @@ def test_the_newest_best_checkpoint_is_found(tmp_path):
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").symlink_to(Path("2026-01-31/23-59-59"))
     assert find_checkpoint(tmp_path).samefile(old / "best.ckpt")
+
+
+def test_weights_of_mixed_types_and_a_format_that_is_a_tensor_are_refused(tmp_path):
+    """The first would fail in the middle of a matrix product, the second where it is compared."""
+    model = Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8))
+    path = tmp_path / "mixed.ckpt"
+    save_model(path, model, ByteTokenizer())
+    content = torch.load(path, weights_only=True)
+    name = next(iter(content["state_dict"]))
+    changed = {**content, "state_dict": content["state_dict"] | {name: content["state_dict"][name].half()}}
+    torch.save(changed, path)
+    with pytest.raises(UserError, match="several types"):
+        load_model(path)
+    torch.save({**content, "yinggem": content["yinggem"] | {"format": torch.ones(2)}}, path)
+    with pytest.raises(UserError, match="format"):
+        load_model(path)
+
+
+def test_weights_alone_are_not_continued(tmp_path):
+    path = tmp_path / "weights.ckpt"
+    save_model(path, Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8)), ByteTokenizer())
+    with pytest.raises(UserError, match=r"weights.ckpt is not one to continue from.*last.ckpt"):
+        beginning(str(path), tmp_path)

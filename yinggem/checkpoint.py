@@ -130,7 +130,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     entry = content.get("yinggem") if isinstance(content, dict) else None
     if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
         raise _refusal(path, "was not written by YingGem")
-    if entry.get("format") != FORMAT:
+    if not isinstance(entry.get("format"), int) or entry["format"] != FORMAT:  # a tensor has no single answer
         raise _refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
     return content
 
@@ -236,6 +236,8 @@ def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig,
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or not tensor.is_contiguous() or not has_right_type(name, tensor, quantized):
             raise _refusal(path, f"holds no plain weights under {name[:80]!r}")
+    if not quantized and len({tensor.dtype for tensor in weights.values()}) > 1:
+        raise _refusal(path, "mixes weights of several types")
     count = sum(tensor.numel() for name, tensor in weights.items() if not (quantized and name.endswith(SCALE)))
     held = sum(tensor.nbytes for tensor in weights.values())
     if count != config.parameters or held > os.path.getsize(path):

@@ -15,6 +15,7 @@ from yinggem.processes import agreed, companion, rank
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
 SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
+OF_TRAINING = {"global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
 NOT_OF_A_RUN = ("ckpt_path=", "hydra.", "launcher=", "sweep=")  # settings of what starts it
 recorded: list[Path] = []  # run folders of this process, the present one last
 _claimed: dict[str, str] = {}  # Hydra resolves a folder several times in a process
@@ -128,7 +129,13 @@ def beginning(wanted: str | None, folder: Path) -> tuple[str | None, int]:
     checkpoint = read_checkpoint(path)
     if checkpoint["yinggem"].get("quantization"):
         raise UserError(f"{path} is quantized, for generating only; continue from the checkpoint it was made from.")
-    return path, int(checkpoint.get("global_step", 0))
+    for name, kind in OF_TRAINING.items():
+        if not isinstance(checkpoint.get(name), kind) or checkpoint[name] == []:
+            raise UserError(
+                f"{path} is not one to continue from, for its {name} are missing or damaged; "
+                "use another, such as the last.ckpt of the run."
+            )
+    return path, checkpoint["global_step"]
 
 
 def read_overrides(folder: Path) -> list[str]:

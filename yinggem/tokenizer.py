@@ -17,6 +17,7 @@ import tiktoken
 from yinggem import bpe
 from yinggem.errors import UserError
 
+MAX_CHARACTERS = 0x110000
 Texts = Callable[[], Iterable[str]]  # each call starts again from the beginning of the text
 
 
@@ -186,6 +187,8 @@ class CharTokenizer(Tokenizer):
     def _set_characters(self, characters: str) -> None:
         if not characters:
             raise UserError("The training text is empty; the char tokenizer has nothing to learn from.")
+        if len(characters) > MAX_CHARACTERS:
+            raise ValueError("more characters than there are")
         codes = _code_points(characters)
         if (np.diff(codes.astype(np.int64)) <= 0).any():
             raise ValueError("characters repeat or are out of order")
