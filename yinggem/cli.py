@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from yinggem.errors import UserError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
+MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,9 +92,15 @@ def sampling_of(options: argparse.Namespace, tokenizer_name: str = "") -> Sampli
 def read_text(path: str) -> str:
     """A UTF-8 file's text, without a byte order mark and with every line end `\\n`, as texts are trained on."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            content = file.read(MAX_PROMPT_BYTES + 1)
+        if len(content) > MAX_PROMPT_BYTES:
+            raise UserError(f"{path} is longer than {MAX_PROMPT_BYTES >> 20} MB; name a shorter text to continue.")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it, or name another file.") from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(
             f"Cannot read {path} ({getattr(error, 'strerror', None) or error}); name a text file."
@@ -153,16 +160,23 @@ def run(main: Callable[[], None]) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has what it wanted; do not complain at exit either
-        _forget_output()
+    except BrokenPipeError:  # the reader has what it wanted
+        forget_output()
     except OSError as error:  # of reading and writing files those who do it have made sentences
-        _forget_output()
+        forget_output()
         what = f"{error.filename or 'the output'} ({error.strerror or error})"
         print(f"error: Cannot write {what}; make room, or write elsewhere.", file=sys.stderr)
+        return 2
+    except Exception as error:  # nothing that a user should see as a traceback
+        from yinggem.friendly import in_short
+
+        if os.environ.get("YINGGEM_TRACEBACK", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"error: {in_short(error)}", file=sys.stderr)
         return 2
     return 0
 
 
-def _forget_output() -> None:
-    """Let what is not written yet go nowhere, so that Python does not complain at exit."""
+def forget_output() -> None:
+    """What could not be printed shall not be tried again, and complained of, when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
