@@ -218,6 +218,23 @@ def test_a_run_without_time_for_a_step_says_so(text, place):
     assert done.status == 0 and "No step was taken" in done.out, done
 
 
+@pytest.mark.parametrize(
+    "setting", ["max_new_tokens=0", "max_new_tokens=1e309", "temperature=-1", "top_p=2", "seed=1.5", "prompt=é"]
+)
+def test_a_sample_that_cannot_be_drawn_is_refused_before_the_first_step(setting, text, place):
+    settings = [*SMALL, f"data.path={text}", "tokenizer=char", f"callbacks.samples.{setting.replace('é', repr('é'))}"]
+    sentence = here(*settings).refused()
+    assert "callbacks.samples" in sentence or "é" in sentence
+    assert not list(place.glob("outputs/*/*/metrics.csv"))
+
+
+@pytest.mark.parametrize("setting", ["callbacks=null", "~callbacks", "~logger", "logger=null", "callbacks=[checkpoint]",
+                                     "callbacks.samples.prompt=5"])  # fmt: skip
+def test_callbacks_and_loggers_can_be_left_out_whatever_the_experiment_sets_for_them(setting, text, place):
+    done = here(*SMALL, f"data.path={text}", setting, "trainer.max_steps=2")
+    assert done.status == 0 and not done.err, done
+
+
 @pytest.mark.parametrize("group", ["experiment", "sweep", "launcher", "profiler"])
 def test_an_optional_group_can_be_left_out(group, place):
     chosen, without = here("debug=overfit", "--cfg", "job"), here("debug=overfit", f"{group}=null", "--cfg", "job")

@@ -11,8 +11,8 @@ from yinggem.files import URL
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
 NEEDED = ("outputs", "run_dir")  # which no run can do without
 OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
-NOTHING = {f"{group}=null": f"{group}=[]" for group in OPTIONAL}  # Hydra knows null in its files only
-NOTHING |= {f"~{group}": f"{group}=[]" for group in OPTIONAL}  # and refuses to leave out a group of several
+# Hydra knows null in its files only, and ~ for groups of one choice only.
+NOTHING = {word: f"{group}=[]" for group in OPTIONAL for word in (f"{group}=null", f"~{group}")}
 FLAGS: dict[tuple[str, ...], dict[str, object]] = {
     ("--help", "-h"): {"action": "store_true"},
     ("--hydra-help",): {"action": "store_true"},

@@ -26,30 +26,32 @@ class TextSamples(Callback):
         dirpath: the folder of samples.txt.
         prompt: text to continue; empty starts from a newline.
         max_new_tokens, temperature, top_p, seed: as generate.py.
+
+    Raises:
+        UserError: a value is out of range; later, before the first step: the tokenizer cannot encode the prompt.
     """
 
     def __init__(
         self,
         dirpath: str,
-        prompt: str = "",
+        prompt: str | None = "",
         max_new_tokens: int = 200,
         temperature: float = 0.9,
         top_p: float | None = 0.85,
         seed: int = 0,
     ) -> None:
+        for name, value, least, most in (("max_new_tokens", max_new_tokens, 1, 1 << 31), ("seed", seed, 0, 1 << 62)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UserError(
+                    f"callbacks.samples.{name} must be a whole number from {least} to {most}, not {value!r}; "
+                    "leave the callback out with ~callbacks.samples."
+                )
         self.path = Path(dirpath) / "samples.txt"
-        if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
-            raise UserError(
-                f"callbacks.samples.max_new_tokens must be a whole number from 1 on, not {max_new_tokens!r}; "
-                "~callbacks.samples draws none."
-            )
-        self.prompt, self.max_new_tokens, self.seed = str(prompt), max_new_tokens, seed
-        self.sampling = Sampling(temperature=temperature, top_p=top_p)
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a prompt that the tokenizer cannot encode now, not at the first validation."""
-        assert isinstance(pl_module, LanguageModule)
-        prompt_ids(pl_module.tokenizer, self.prompt)
+        self.prompt, self.max_new_tokens, self.seed = "" if prompt is None else str(prompt), max_new_tokens, seed
+        try:
+            self.sampling = Sampling(temperature=temperature, top_p=top_p)
+        except UserError as error:
+            raise UserError(f"callbacks.samples.{error}") from None
 
     def text(self, module: LanguageModule, model: Transformer) -> str:
         """One sample of `model`, the module's own or another with its tokenizer."""
@@ -57,6 +59,11 @@ class TextSamples(Callback):
         return self.prompt + complete_text(
             model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed
         )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a prompt that cannot be continued now, not hours later."""
+        assert isinstance(pl_module, LanguageModule)
+        prompt_ids(pl_module.tokenizer, self.prompt)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the samples that a continued run will draw again."""
@@ -129,25 +136,6 @@ def draw_loss_curve(folder: Path) -> Path | None:
 
     write_atomically(path, save)
     return path
-
-
-class LearningRateMonitor(pl.callbacks.LearningRateMonitor):
-    """Lightning's, with nothing to do where there is no logger."""
-
-    def on_train_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Find the schedulers."""
-        if trainer.loggers:
-            super().on_train_start(trainer, *args, **kwargs)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Log."""
-        if trainer.loggers:
-            super().on_train_batch_start(trainer, *args, **kwargs)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Log."""
-        if trainer.loggers:
-            super().on_train_epoch_start(trainer, *args, **kwargs)
 
 
 class EarlyStopping(pl.callbacks.EarlyStopping):

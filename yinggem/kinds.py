@@ -22,6 +22,9 @@ def check_kinds(config: dict[str, Any], conf: Path) -> None:
             choices = ", ".join(sorted(path.stem for path in (conf / group).glob("*.yaml")))
             raise UserError(f"No {group} is chosen; write {group}=NAME with one of {choices}.")
     known = kinds(conf)
+    for group in ("callbacks", "logger"):
+        for name, value in (config.get(group) or {}).items():
+            _check(f"{group}.{name}", {} if value is None else value, {dict})
     for name, value in leaves(config):
         if value is not None and name in known and (name, value if isinstance(value, str) else "") not in ALSO:
             _check(name, value, known[name] - {type(None)})

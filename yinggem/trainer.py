@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 
 from yinggem.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.companions import adopt
@@ -65,6 +65,9 @@ class Trainer(pl.Trainer):
         name = precision_name(precision)
         self.skip_bad_steps = skip_bad_steps
         plugins = [AtomicCheckpointIO(), *(options.pop("plugins", None) or [])]
+        if options.get("logger") in ([], False):  # these speak to loggers only, and Lightning refuses them without one
+            silent = (LearningRateMonitor, DeviceStatsMonitor)
+            options["callbacks"] = [c for c in options.get("callbacks") or [] if not isinstance(c, silent)]
         given: Any = name
         if options.get("strategy") == "fsdp":
             options["strategy"] = ShardedStrategy(name)
