@@ -6,6 +6,7 @@ that ends without a result, and start all local jobs at the same time.
 
 import contextlib
 import math
+import os
 import shutil
 import sys
 import time
@@ -46,6 +47,19 @@ if BaseSubmititLauncher is not None:
 
     for name, node in (("yinggem_local", LocalConf), ("yinggem_slurm", SlurmConf)):
         ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="yinggem")
+
+    @contextlib.contextmanager
+    def stderr_into(path: Path) -> Iterator[None]:
+        """For processes started here: submitit's, when they are stopped, print the traceback of a KeyboardInterrupt."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = os.dup(2)
+        with open(path, "ab") as file:
+            os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
     class Jobs(BaseSubmititLauncher):
         """Hands jobs to submitit and waits for all of them, whatever becomes of each."""
@@ -106,7 +120,8 @@ if BaseSubmititLauncher is not None:
                 for call in calls:
                     while sum(not job.done() for job in jobs) >= limit:
                         time.sleep(0.2)
-                    jobs.append(executor.submit(self, *call))
+                    with stderr_into(Path(self.config.hydra.sweep.dir) / ".submitit" / "controllers.log"):
+                        jobs.append(executor.submit(self, *call))
                 yield jobs
             finally:
                 for job in jobs:
