@@ -74,6 +74,7 @@ class MLFlow(MLFlowLogger):
 
     def __init__(self, save_dir: str, **options: Any) -> None:
         need("mlflow")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # it sets its level itself when it is imported
         for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.folder = str(Path(save_dir).resolve())
