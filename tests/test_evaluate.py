@@ -49,6 +49,7 @@ def test_a_text_without_a_second_token_is_refused(model, length):
         evaluate(model, np.zeros(length, np.uint16), np.ones(256, np.uint16), 8)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_figures_of_the_validation_split(model, tmp_path, monkeypatch):
     monkeypatch.setenv("YINGGEM_CACHE", str(tmp_path / "cache"))
     text = "Shall I compare thee to a summer's day?\n" * 30

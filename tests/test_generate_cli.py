@@ -320,17 +320,6 @@ def test_a_damaged_checkpoint_is_one_sentence(checkpoints, tmp_path):
     assert_one_sentence(done.returncode, done.stderr.decode(), "damaged")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
-def test_a_full_disk_under_the_output_is_one_sentence(tmp_path):
-    path = tmp_path / "model.ckpt"
-    save_model(path, Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8)), ByteTokenizer())
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, ROOT / "generate.py", "--checkpoint", path, "--max-new-tokens", "5"],
-                              stdout=full, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("error: [Errno 28] No space left")
-
-
 def test_a_prompt_file_without_an_end_is_refused():
     with pytest.raises(UserError, match="longer than"):
         parse_generation(["--prompt-file", "/dev/zero"])

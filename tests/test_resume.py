@@ -97,7 +97,8 @@ SHAPES = {
 
 @pytest.mark.parametrize(
     ("optimizer", "shape"),
-    [("adafactor", shape) for shape in SHAPES] + [("adamw", "every 3 batches"), ("muon", "every 3 batches")],
+    [("adafactor", shape) for shape in SHAPES]
+    + [pytest.param(optimizer, "every 3 batches", marks=pytest.mark.slow) for optimizer in ("adamw", "muon")],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_continued_after_any_step_ends_with_the_same_bits(tmp_path, optimizer, shape):

@@ -87,6 +87,7 @@ def test_generate_and_evaluate_take_the_newest_run(trained):
         assert done.returncode == 0 and done.stdout.strip(), done
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_is_made_longer(trained, text):
     folder = trained[1]
     again = elsewhere("ckpt_path=last", cwd=folder)
@@ -96,6 +97,7 @@ def test_a_finished_run_says_so_and_is_made_longer(trained, text):
     assert read_checkpoint(folder / "outputs" / "latest" / "checkpoints" / "last.ckpt")["global_step"] == 25
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt_by_heart(text, place):
     options = ["experiment=overfit", "data=text", f"data.path={text}", "tokenizer=byte", "trainer.accelerator=cpu"]
     done = here(*options, "data.context_length=32", "data.batch_size=2", "callbacks.samples.max_new_tokens=5")
@@ -135,6 +137,7 @@ def test_a_compiled_run_has_the_losses_of_any_other_and_is_continued(text, place
     assert states[0].keys() == states[1].keys()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_combination(text, place):
     done = here("-m", *SMALL, f"data.path={text}", "optimizer.lr=0.01,0.03", "model.num_hidden_layers=1,2")
     assert done.status == 0, done
