@@ -127,6 +127,11 @@ def test_a_second_backward_fails_rather_than_lies() -> None:
         value.backward()
 
 
+def test_a_reduction_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(ValueError, match="none"):
+        next_token_loss(torch.zeros(2, 4), torch.zeros(5, 4), torch.tensor([0, 1]), reduction="none")
+
+
 def test_readings() -> None:
     assert perplexity(math.log(7)) == pytest.approx(7)
     assert perplexity(1e6) == math.inf

@@ -238,6 +238,17 @@ def test_callbacks_and_loggers_can_be_left_out_whatever_the_experiment_sets_for_
     assert done.status == 0 and not done.err, done
 
 
+def test_a_text_that_has_changed_since_the_checkpoint_is_said(place):
+    poem = place / "poem.txt"
+    poem.write_text("the sea is wide\n" * 500)
+    done = here(*SMALL, "data.path=poem.txt", "trainer.max_steps=2")
+    again = here("ckpt_path=last", "trainer.max_steps=3")
+    assert done.status == again.status == 0 and not again.err, again
+    poem.write_text("the sea is deep\n" * 500)
+    with pytest.warns(UserWarning, match="poem.txt or its split has changed"):
+        assert here("ckpt_path=last", "trainer.max_steps=4").status == 0
+
+
 @pytest.mark.parametrize("group", ["experiment", "sweep", "launcher", "profiler"])
 def test_an_optional_group_can_be_left_out(group, place):
     chosen, without = here("debug=overfit", "--cfg", "job"), here("debug=overfit", f"{group}=null", "--cfg", "job")

@@ -56,6 +56,7 @@ class TokenizedSplit:
     train: TokenArray  # (N,)
     val: TokenArray  # (M,)
     token_bytes: np.ndarray  # (V,) uint16
+    fingerprint: str = ""  # of text, tokenizer and split; empty where it is not known
 
     @property
     def val_bytes(self) -> int:
@@ -149,7 +150,7 @@ def tokenize(
     if split_by == "tokens":
         border = int(len(parts[0]) * (1 - val_fraction))
         parts = [parts[0].part(0, border), parts[0].part(border)]
-    return TokenizedSplit(parts[0], parts[1], tokenizer.token_byte_lengths)
+    return TokenizedSplit(parts[0], parts[1], tokenizer.token_byte_lengths, key)
 
 
 def _fit(corpus: Corpus, tokenizer: Tokenizer, folder: Path, cut: int) -> None:

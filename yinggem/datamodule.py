@@ -1,5 +1,6 @@
 """Token arrays to (inputs, targets) windows, and loaders whose position can be saved and restored."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,12 +240,19 @@ class TextDataModule(LightningDataModule):
         return self._loader(split.val, batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the training loader, for checkpoints."""
-        return self._training.state_dict() if self._training else {}
+        """The position of the training loader and what it reads, for checkpoints."""
+        return self._training.state_dict() | {"text": self._tokenized().fingerprint} if self._training else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue there. Lightning restores loaders itself, but not those made before it restores its loops."""
-        self._position = state_dict
+        position = dict(state_dict)
+        if position.pop("text", None) not in (None, self._tokenized().fingerprint):
+            warnings.warn(
+                f"{self.path or self.source} or its split has changed since the checkpoint; "
+                "the run goes on with what is there now.",
+                stacklevel=2,
+            )
+        self._position = position
 
     def _continued(self, loader: Any) -> Any:
         """A training loader that is to go on where a checkpoint was taken, if there is one."""

@@ -22,7 +22,12 @@ def next_token_loss(
 
     Returns:
         A float32 scalar (float64 for float64 inputs).
+
+    Raises:
+        ValueError: another reduction: a loss for each token is not kept.
     """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be mean or sum, not {reduction!r}")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
