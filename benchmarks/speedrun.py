@@ -35,7 +35,7 @@ TARGET = 1.88  # what nanoGPT's README promises of that recipe
 ADAFACTOR = ["optimizer=adafactor", "optimizer.lr=0.05"]
 OURS = {  # name: settings; the short runs are aimed at TARGET, the long ones at the peer's time
     "Muon": [],
-    "Muon, short": ["trainer.max_steps=360", "trainer.val_check_interval=360"],
+    "Muon, short": ["trainer.max_steps=310", "trainer.val_check_interval=310"],
     "Adafactor": [*ADAFACTOR, "trainer.max_steps=1500", "trainer.val_check_interval=500"],
     "Adafactor, short": [*ADAFACTOR, "trainer.max_steps=480", "trainer.val_check_interval=480"],
 }
