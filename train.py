@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from yinggem.command import Failed, prepare, run
-from yinggem.kinds import check_kinds
+from yinggem.kinds import check_kinds, check_overrides
 from yinggem.run_folder import beginning, claim, record
 from yinggem.sweep import attempt
 
@@ -40,6 +40,7 @@ def fit(cfg: DictConfig, folder: Path) -> float:
     record(folder, Path(cfg.outputs), task, OmegaConf.to_yaml(cfg), Path(__file__), cfg.ckpt_path)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_kinds(config, CONF)
+    check_overrides(config, task)
     from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
     from yinggem.tuning import tune
 
@@ -56,6 +57,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The trainer, the module and the data of a configuration."""
     from lightning.pytorch import seed_everything
 
+    from yinggem.callbacks import check_monitors
     from yinggem.memory import check_memory
     from yinggem.module import LanguageModule
     from yinggem.transformer import Transformer
@@ -73,6 +75,7 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     own: dict[str, Any] = {"profiler": instantiate(cfg.get("profiler"))}
     for name in ("logger", "callbacks"):  # a part without a target is left out: an experiment has settings for it
         own[name] = [instantiate(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]
+    check_monitors(own["callbacks"])
     return instantiate(cfg.trainer, **own, default_root_dir=cfg.run_dir), module, data
 
 

@@ -124,6 +124,18 @@ def test_a_number_that_makes_no_sense_is_refused_before_a_run_is_begun(place, se
     assert f"callbacks.{setting.partition('=')[0]} must be" in sentence and not list(place.glob("outputs/*/*"))
 
 
+@pytest.mark.parametrize(("setting", "words"), [
+    ("callbacks.best.monitor=val/los", "'val/los' is measured, for ModelCheckpoint"),
+    ("callbacks.early_stopping.monitor=train/loss", "choose val/loss, val/perplexity or val/bits_per_byte"),
+    ("+callbacks.ema.decay=0.9", "callbacks.ema is not part of this run"),
+    ("logger=csv +logger.tensorboard.log_graph=true", "logger.tensorboard is not part of this run"),
+    ("optimizer.eps=1", "optimizer.eps=1"),
+])  # fmt: skip
+def test_what_would_do_nothing_or_fail_late_is_refused_before_a_run_is_begun(place, setting, words):
+    sentence = here(*SMALL, "data.path=own.txt", *setting.split()).refused()
+    assert words in sentence and not list(place.glob("outputs/*/*"))
+
+
 def test_early_stopping_has_the_patience_it_is_given(place):
     """The loss never falls by 9 nats, so the first check is the best."""
     options = ["callbacks.early_stopping.min_delta=9", "trainer.val_check_interval=2", "trainer.max_steps=40"]

@@ -33,6 +33,22 @@ def check_kinds(config: dict[str, Any], conf: Path) -> None:
         raise UserError(f"seed must be a whole number from 0 to {SEEDS - 1}, not {seed!r}.")
 
 
+def check_overrides(config: dict[str, Any], overrides: list[str]) -> None:
+    """Refuse settings that the command line adds to a callback or logger which the run does not have.
+
+    Raises:
+        UserError: there is such a setting. What stands there already is another matter: the part was left out since.
+    """
+    added = [override.lstrip("+") for override in overrides if override.startswith("+")]
+    for group in ("callbacks", "logger"):
+        for name, part in (config.get(group) or {}).items():
+            if "_target_" not in (part or {}) and any(word.startswith(f"{group}.{name}.") for word in added):
+                raise UserError(
+                    f"{group}.{name} is not part of this run, so its settings would do nothing; "
+                    f"list it in {group}=[...], or leave them out."
+                )
+
+
 def kinds(conf: Path) -> dict[str, set[type]]:
     """Every dotted name in the files of `conf`, with the types its values have there."""
     found: dict[str, set[type]] = {}

@@ -22,6 +22,7 @@ from yinggem.transformer import Transformer
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+VALIDATED = ("val/loss", "val/perplexity", "val/bits_per_byte")  # what callbacks can monitor
 
 
 class LanguageModule(LightningModule):
@@ -186,11 +187,8 @@ class LanguageModule(LightningModule):
         loss = nats / tokens
         if not math.isfinite(loss) and self.trainer.state.fn == "fit":
             raise self.bad_numbers(f"The validation loss is {loss:g}", self.global_step)
-        figures = {
-            "val/loss": loss,
-            "val/perplexity": perplexity(loss),
-            "val/bits_per_byte": bits_per_byte(nats, size) if size else math.inf,
-        }
+        bits = bits_per_byte(nats, size) if size else math.inf
+        figures = dict(zip(VALIDATED, (loss, perplexity(loss), bits), strict=True))
         self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
         if self.trainer.state.fn == "fit":
             self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step - 1)

@@ -144,19 +144,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def make_optimizer(
     optimizer: Callable[..., Optimizer], scheduler: Callable[..., Any], model: nn.Module, total_steps: int
 ) -> tuple[Optimizer, Any]:
-    """Both, from their partial constructors; UserError naming the group whose values they refuse."""
+    """Both, from their partial constructors; UserError naming the group and its values, where they refuse them."""
     decay = getattr(optimizer, "keywords", {}).get("weight_decay") or 0.0
-    made = _named("optimizer", lambda: optimizer(parameter_groups(model, decay)))
-    return made, _named("scheduler", lambda: scheduler(made, total_steps=total_steps))
+    made = _named("optimizer", optimizer, parameter_groups(model, decay))
+    return made, _named("scheduler", scheduler, made, total_steps=total_steps)
 
 
-def _named(group: str, make: Callable[[], Any]) -> Any:
+def _named(group: str, make: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     try:
-        return make()
+        return make(*arguments, **more)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{group} does not take these values: {' '.join(str(error).split()).rstrip('.')}.") from error
+        values = ", ".join(f"{group}.{name}={value}" for name, value in getattr(make, "keywords", {}).items())
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{group} does not take {values or 'these values'}: {reason}.") from error
 
 
 def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
