@@ -97,6 +97,17 @@ def test_a_finished_run_says_so_and_is_made_longer(trained, text):
     assert read_checkpoint(folder / "outputs" / "latest" / "checkpoints" / "last.ckpt")["global_step"] == 25
 
 
+@pytest.mark.parametrize(("part", "damaged"), [
+    ("optimizer_states", [{}]), ("lr_schedulers", [{}]), ("loops", {}), ("callbacks", 7), ("state_dict", {}),
+    ("optimizer_states", []), ("global_step", "7"), ("TextDataModule", 5),
+])  # fmt: skip
+def test_a_checkpoint_that_lacks_what_training_needs_is_named(trained, text, place, part, damaged):
+    state = read_checkpoint(trained[1] / "outputs" / "latest" / "checkpoints" / "last.ckpt")
+    torch.save(state | {part: damaged}, "odd.ckpt")
+    sentence = here(*SMALL, f"data.path={text}", "trainer.max_steps=40", "ckpt_path=odd.ckpt").refused()
+    assert f"{place / 'odd.ckpt'} is not one to continue from" in sentence
+
+
 @pytest.mark.slow
 def test_one_batch_is_learnt_by_heart(text, place):
     options = ["experiment=overfit", "data=text", f"data.path={text}", "tokenizer=byte", "trainer.accelerator=cpu"]

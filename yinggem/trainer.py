@@ -2,6 +2,7 @@
 
 import math
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, Learning
 from yinggem.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.companions import adopt
 from yinggem.errors import UserError
+from yinggem.friendly import in_short
 from yinggem.precision import Bfloat16Weights, check_precision, precision_name
 from yinggem.sharding import ShardedStrategy
 
@@ -82,6 +84,26 @@ class Trainer(pl.Trainer):
         adopt(self.strategy)
         _check_processes(self)
         check_precision(name, self.strategy.root_device)
+
+    def fit(self, *arguments: Any, **options: Any) -> None:
+        """As Lightning's; an error while a checkpoint is restored is blamed on the file.
+
+        Raises:
+            UserError: the checkpoint does not hold what this run needs to go on.
+        """
+        try:
+            super().fit(*arguments, **options)
+        except Exception as error:
+            if isinstance(error, UserError | OSError | MemoryError) or not _restoring(error):
+                raise
+            reason = in_short(error).rstrip(".")
+            raise UserError(f"{options.get('ckpt_path')} is not one to continue from: {reason}; use another.") from error
+
+
+def _restoring(error: Exception) -> bool:
+    """Whether it was raised while Lightning handed out what a checkpoint holds."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).name == "checkpoint_connector.py" and "restore" in frame.name for frame in frames)
 
 
 def _check_limits(options: dict[str, Any]) -> None:
