@@ -1,11 +1,10 @@
-"""8-bit weights against float32: speed at the base shape, size of the files, bits per byte of a trained model.
+"""Weights of 8 and 4 bits against float32: speed at the base shape, size of files, bits per byte of a trained model.
 
     python benchmarks/quantization.py [--tokens 48] [--checkpoint FILE --data tinyshakespeare --data-path FILE]
 
-Both models decode in turn, a token each, so that whatever else the machine does hits both; times are medians. The
+The models decode in turn, a token each, so that whatever else the machine does hits all; times are medians. The
 weights are random there, which the speed does not depend on. Quality is measured where a checkpoint is named: the
-evaluation of `python -m yinggem.evaluate`, also with the weights rounded and the inputs left as they are, and with
-4-bit weights in groups of 32, which YingGem does not offer.
+evaluation of `python -m yinggem.evaluate`, also with the weights rounded to 8 bits and the inputs left as they are.
 """
 
 import argparse
@@ -14,18 +13,20 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from machine import print_limits
 from torch import nn
 
-import yinggem.quantization as quantization
 from yinggem.checkpoint import load_model, read_checkpoint, save_model
 from yinggem.config import ModelConfig
 from yinggem.corpus import open_corpus, tokenize
 from yinggem.evaluate import evaluate, trained_context_length
 from yinggem.generation import generate
-from yinggem.quantization import quantize
+from yinggem.quantization import KINDS, quantize
+from yinggem.quantized_matrix import Int8Matrix
 from yinggem.sampling import Sampling
 from yinggem.tokenizer import GPT2Tokenizer
 from yinggem.transformer import Transformer
@@ -62,35 +63,33 @@ def print_speed(tokens: int) -> None:
     """Decoding of 1 and 8 rows, prefill, and the size of the files."""
     torch.manual_seed(0)
     floats = Transformer(CONFIG).eval()
-    models = {"float32": floats, "int8": quantize(copy.deepcopy(floats))}
-    print(f"{'base shape':28}{'float32':>12}{'int8':>12}{'ratio':>8}")
+    models = {"float32": floats} | {kind: quantize(copy.deepcopy(floats), kind) for kind in KINDS}
+    print(f"{'base shape':28}{'float32':>12}" + "".join(f"{kind:>12}{'ratio':>8}" for kind in KINDS))
     for batch in (1, 8):
         rates = {name: batch / seconds for name, seconds in seconds_per_step(models, batch, tokens).items()}
-        print_row(f"tokens/s, batch {batch}", rates["float32"], rates["int8"], rates["int8"] / rates["float32"])
+        print_row(f"tokens/s, batch {batch}", rates, lambda floats, other: other / floats)
     seconds = {name: seconds_to_read(model) for name, model in models.items()}
-    print_row(f"seconds, prompt of {LONG_PROMPT}", *seconds.values(), seconds["float32"] / seconds["int8"])
+    print_row(f"seconds, prompt of {LONG_PROMPT}", seconds, lambda floats, other: floats / other)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = []
+        sizes = {}
         for name, model in models.items():
             save_model(f"{folder}/{name}", model, GPT2Tokenizer())
-            sizes.append(os.path.getsize(f"{folder}/{name}") / 1e6)
-    print_row("checkpoint, MB", *sizes, sizes[0] / sizes[1])
+            sizes[name] = os.path.getsize(f"{folder}/{name}") / 1e6
+    print_row("checkpoint, MB", sizes, lambda floats, other: floats / other)
 
 
-def print_row(title: str, floats: float, int8: float, ratio: float) -> None:
+def print_row(title: str, values: dict[str, float], ratio: Callable[[float, float], float]) -> None:
     """One line of the table."""
-    print(f"{title:28}{floats:12.2f}{int8:12.2f}{ratio:7.2f}x", flush=True)
+    floats = values["float32"]
+    others = "".join(f"{values[kind]:12.2f}{ratio(floats, values[kind]):7.2f}x" for kind in KINDS)
+    print(f"{title:28}{floats:12.2f}{others}", flush=True)
 
 
-def rounded(model: Transformer, bits: int, group: int) -> Transformer:
-    """Every matrix as `bits`-bit integers with a scale for each group of a row, computed with as floats."""
-    most = 2 ** (bits - 1) - 1
+def rounded(model: Transformer) -> Transformer:
+    """Every matrix as 8-bit integers make it, computed with as floats."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            size = module.weight.size(1)
-            groups = module.weight.data.view(len(module.weight), -1, group if size % group == 0 else size)
-            scale = (groups.abs().amax(-1, keepdim=True) / most).clamp(min=quantization.TINY)
-            module.weight.data = ((groups / scale).round() * scale).view_as(module.weight)
+            module.weight.data = Int8Matrix(module.weight).weight
     return model
 
 
@@ -105,11 +104,10 @@ def print_quality(path: str, data: str, data_path: str | None) -> None:
 
     floats = bits(model)
     print(f"\n{'bits per byte':28}{floats:12.5f}")
-    contenders = {"int8": lambda: load_model(path, quantization="int8")[0]}
-    contenders["int8, inputs floats"] = lambda: rounded(load_model(path)[0], 8, 1 << 30)
-    contenders["int4 in groups of 32"] = lambda: rounded(load_model(path)[0], 4, 32)
+    contenders = {kind: partial(load_model, path, quantization=kind) for kind in KINDS}
+    contenders["int8, inputs floats"] = lambda: (rounded(load_model(path)[0]), tokenizer)
     for name, make in contenders.items():
-        value = bits(make())
+        value = bits(make()[0])
         print(f"{name:28}{value:12.5f}{value / floats - 1:+10.3%}")
 
 

@@ -37,6 +37,7 @@ HOUSE = [
     "loss",
     "adafactor",
     "optim",
+    "quantized_matrix",
     "quantization",
     "checkpoint",
     "sampling",

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
-from yinggem.quantization import KINDS, SCALE, has_right_type, is_usable, quantization_of, quantize
+from yinggem.quantization import KINDS, is_usable, quantization_of, quantize, weights_in
 from yinggem.tokenizer import Tokenizer, from_state_dict
 from yinggem.transformer import Transformer
 
@@ -92,12 +92,12 @@ def load_model(
     kept_as = entry.get("quantization")
     if kept_as not in (None, *KINDS):
         raise _refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
-    weights = _model_weights(path, checkpoint["state_dict"], config, bool(kept_as))
+    weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
     with torch.device("meta"), _SkipInitialisation():
         model = Transformer(config)
         if kept_as:
             quantize(model, kept_as)
-    _check_shapes(path, weights, model)
+    _check_fit(path, weights, model, bool(kept_as))
     own = {name: _own(tensor, device, dtype, bool(kept_as)) for name, tensor in weights.items()}
     model.load_state_dict(own, assign=True)
     if quantization:
@@ -228,30 +228,33 @@ class _SkipInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig, quantized: bool) -> dict[str, Tensor]:
+def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig, kind: str | None) -> dict[str, Tensor]:
     """The Transformer's entries of a state dict, plain numbers and as many as the architecture has."""
     state = {name: tensor for name, tensor in state.items() if isinstance(name, str) and name.startswith(PREFIX)}
     weights = {name[len(PREFIX) :]: tensor for name, tensor in state.items()}
     for name, tensor in weights.items():
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or not tensor.is_contiguous() or not has_right_type(name, tensor, quantized):
+        if not plain or not tensor.is_contiguous() or not (kind or tensor.is_floating_point()):
             raise _refusal(path, f"holds no plain weights under {name[:80]!r}")
-    if not quantized and len({tensor.dtype for tensor in weights.values()}) > 1:
+    if not kind and len({tensor.dtype for tensor in weights.values()}) > 1:
         raise _refusal(path, "mixes weights of several types")
-    count = sum(tensor.numel() for name, tensor in weights.items() if not (quantized and name.endswith(SCALE)))
+    count = sum(weights_in(name, tensor, kind) for name, tensor in weights.items())
     held = sum(tensor.nbytes for tensor in weights.values())
     if count != config.parameters or held > os.path.getsize(path):
         raise _refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
-    for name, tensor in weights.items():
-        if quantized and not is_usable(name, tensor):
-            raise _refusal(path, f"holds numbers under {name[:80]!r} that no weights have")
     return weights
 
 
-def _check_shapes(path: str | Path, weights: dict[str, Tensor], model: Transformer) -> None:
-    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: list(tensor.shape) for name, tensor in weights.items()}
+def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer, quantized: bool) -> None:
+    """Names and shapes; of quantized weights, whose kernels are particular, the types and numbers as well."""
+    expected, found = (
+        {name: [*tensor.shape, *([tensor.dtype] if quantized else [])] for name, tensor in tensors.items()}
+        for tensors in (model.state_dict(), weights)
+    )
     for name in sorted(expected.keys() | found.keys()):
         have, want = found.get(name, "nothing"), expected.get(name, "nothing")
         if have != want:
             raise _refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
+    for name, tensor in weights.items():
+        if quantized and not is_usable(name, tensor):
+            raise _refusal(path, f"holds numbers under {name[:80]!r} that no weights have")

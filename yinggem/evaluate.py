@@ -97,7 +97,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
     add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole(1), default=8, metavar="N", help="windows at once (default: 8)")
-    add("--quantize", choices=KINDS, help="turn the weights into 8-bit integers first")
+    add("--quantize", choices=KINDS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
     return parser

@@ -1,4 +1,4 @@
-"""Write a checkpoint with 8-bit weights, a quarter of the size, for generating and evaluating.
+"""Write a checkpoint with weights of 8 or 4 bits, a fraction of the size, for generating and evaluating.
 
 python -m yinggem.quantize --output model-int8.ckpt
 """
@@ -30,10 +30,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     options = quantization_parser().parse_args(arguments)
     path = options.checkpoint or find_checkpoint()
-    model, tokenizer = load_model(path, quantization=options.quantize)
-    if os.path.exists(options.output) and os.path.samefile(path, options.output):
+    if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
         raise UserError(f"--output {options.output} is the checkpoint itself, which could not be trained any more; "
                         "name another file.")  # fmt: skip
+    model, tokenizer = load_model(path, quantization=options.quantize)
     entry = read_checkpoint(path)["yinggem"]
     kept = {name: entry[name] for name in ("context_length",) if name in entry}
     save_model(options.output, model, tokenizer, **kept)

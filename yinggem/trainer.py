@@ -97,7 +97,9 @@ class Trainer(pl.Trainer):
             if isinstance(error, UserError | OSError | MemoryError) or not _restoring(error):
                 raise
             reason = in_short(error).rstrip(".")
-            raise UserError(f"{options.get('ckpt_path')} is not one to continue from: {reason}; use another.") from error
+            raise UserError(
+                f"{options.get('ckpt_path')} is not one to continue from: {reason}; use another."
+            ) from error
 
 
 def _restoring(error: Exception) -> bool:
