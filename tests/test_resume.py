@@ -93,11 +93,13 @@ SHAPES = {
     "accumulating": {"accumulate_grad_batches": 2, "val_check_interval": 4, "check_val_every_n_epoch": None},
     "by steps": {"max_epochs": -1, "max_steps": 17, "val_check_interval": 5, "check_val_every_n_epoch": None},
 }
+FAST = ("accumulating", "by steps")
 
 
 @pytest.mark.parametrize(
     ("optimizer", "shape"),
-    [("adafactor", shape) for shape in SHAPES]
+    [("adafactor", shape) for shape in FAST]
+    + [pytest.param("adafactor", shape, marks=pytest.mark.slow) for shape in SHAPES if shape not in FAST]
     + [pytest.param(optimizer, "every 3 batches", marks=pytest.mark.slow) for optimizer in ("adamw", "muon")],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -162,6 +162,7 @@ def test_failed_and_lost_trials(tmp_path):
     assert [number for number, _ in Search(tmp_path, search.space, n_trials=3).next_batch()] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml")))
 def test_every_search_proposes_what_can_be_built(name, place):
     done = here("-m", *SMALL, f"sweep={name}", "data.path=own.txt", "sweep.n_trials=2", "trainer.fast_dev_run=true",
