@@ -218,7 +218,7 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
     assert there.tokenizer.name == "byte" and list((tmp_path / "cache" / "streaming").rglob("chunk-*.bin"))
     assert quote_path("data.path=s3://bucket/shards") == "data.path='s3://bucket/shards'"
     with pytest.raises(UserError, match="Cannot fetch local:"):
-        module(f"local:{tmp_path}/nowhere").setup()
+        module(f"local:{tmp_path}/nowhere", cache_dir=str(tmp_path / "cache")).setup()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
