@@ -21,11 +21,11 @@ from machine import print_limits
 from torch import nn
 
 from yinggem.checkpoint import load_model, read_checkpoint, save_model
-from yinggem.config import ModelConfig
+from yinggem.config import QUANTIZATIONS, ModelConfig
 from yinggem.corpus import open_corpus, tokenize
 from yinggem.evaluate import evaluate, trained_context_length
 from yinggem.generation import generate
-from yinggem.quantization import KINDS, quantize
+from yinggem.quantization import quantize
 from yinggem.quantized_matrix import Int8Matrix
 from yinggem.sampling import Sampling
 from yinggem.tokenizer import GPT2Tokenizer
@@ -63,8 +63,8 @@ def print_speed(tokens: int) -> None:
     """Decoding of 1 and 8 rows, prefill, and the size of the files."""
     torch.manual_seed(0)
     floats = Transformer(CONFIG).eval()
-    models = {"float32": floats} | {kind: quantize(copy.deepcopy(floats), kind) for kind in KINDS}
-    print(f"{'base shape':28}{'float32':>12}" + "".join(f"{kind:>12}{'ratio':>8}" for kind in KINDS))
+    models = {"float32": floats} | {kind: quantize(copy.deepcopy(floats), kind) for kind in QUANTIZATIONS}
+    print(f"{'base shape':28}{'float32':>12}" + "".join(f"{kind:>12}{'ratio':>8}" for kind in QUANTIZATIONS))
     for batch in (1, 8):
         rates = {name: batch / seconds for name, seconds in seconds_per_step(models, batch, tokens).items()}
         print_row(f"tokens/s, batch {batch}", rates, lambda floats, other: other / floats)
@@ -81,7 +81,7 @@ def print_speed(tokens: int) -> None:
 def print_row(title: str, values: dict[str, float], ratio: Callable[[float, float], float]) -> None:
     """One line of the table."""
     floats = values["float32"]
-    others = "".join(f"{values[kind]:12.2f}{ratio(floats, values[kind]):7.2f}x" for kind in KINDS)
+    others = "".join(f"{values[kind]:12.2f}{ratio(floats, values[kind]):7.2f}x" for kind in QUANTIZATIONS)
     print(f"{title:28}{floats:12.2f}{others}", flush=True)
 
 
@@ -104,7 +104,7 @@ def print_quality(path: str, data: str, data_path: str | None) -> None:
 
     floats = bits(model)
     print(f"\n{'bits per byte':28}{floats:12.5f}")
-    contenders = {kind: partial(load_model, path, quantization=kind) for kind in KINDS}
+    contenders = {kind: partial(load_model, path, quantization=kind) for kind in QUANTIZATIONS}
     contenders["int8, inputs floats"] = lambda: (rounded(load_model(path)[0]), tokenizer)
     for name, make in contenders.items():
         value = bits(make()[0])

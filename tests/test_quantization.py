@@ -19,13 +19,13 @@ from torch import Tensor
 from yinggem import quantized_matrix
 from yinggem.checkpoint import load_model, save_model
 from yinggem.completion import complete_text
-from yinggem.config import ModelConfig
+from yinggem.config import QUANTIZATIONS, ModelConfig
 from yinggem.errors import UserError
 from yinggem.evaluate import evaluate
 from yinggem.evaluate import main as evaluate_main
 from yinggem.generation import generate
 from yinggem.kv_cache import KVCache
-from yinggem.quantization import KINDS, Int4Embedding, Int4Linear, Int8Linear, quantization_of, quantize
+from yinggem.quantization import Int4Embedding, Int4Linear, Int8Linear, quantization_of, quantize
 from yinggem.quantize import main as quantize_main
 from yinggem.quantized_matrix import has_int4_kernel, input_levels, quantized
 from yinggem.sampling import Sampling
@@ -41,7 +41,7 @@ def make(**changes) -> Transformer:
     return Transformer(ModelConfig(256, **(sizes | {"attention_window": 8, "initializer_range": 0.2} | changes))).eval()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=QUANTIZATIONS)
 def kind(request) -> str:
     return request.param
 
@@ -346,7 +346,7 @@ def test_entries_that_no_quantizing_wrote_are_refused(saved, kind):
     for name, value in changes:
         torch.save(content | {"state_dict": good | {name: value}}, saved)
         assert_refused(saved)
-    for other in ({*KINDS} - {kind}).pop(), "int3", 8, ["int8"], None, "", {}, "int8" * 10**6:
+    for other in ({*QUANTIZATIONS} - {kind}).pop(), "int3", 8, ["int8"], None, "", {}, "int8" * 10**6:
         torch.save(content | {"yinggem": content["yinggem"] | {"quantization": other}}, saved)
         assert_refused(saved)
     torch.save(content | {"state_dict": {name: value for name, value in good.items() if name != scale}}, saved)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from yinggem.config import ModelConfig
+from yinggem.config import QUANTIZATIONS, ModelConfig
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
-from yinggem.quantization import KINDS, is_usable, quantization_of, quantize, weights_in
+from yinggem.quantization import is_usable, quantization_of, quantize, weights_in
 from yinggem.tokenizer import Tokenizer, from_state_dict
 from yinggem.transformer import Transformer
 
@@ -90,7 +90,7 @@ def load_model(
     if tokenizer.vocab_size != config.vocab_size:
         raise _refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
     kept_as = entry.get("quantization")
-    if kept_as not in (None, *KINDS):
+    if kept_as not in (None, *QUANTIZATIONS):
         raise _refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
     weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
     with torch.device("meta"), _SkipInitialisation():

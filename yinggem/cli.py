@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, NoReturn
 
+from yinggem.config import QUANTIZATIONS
 from yinggem.errors import UserError
 from yinggem.sampling import Sampling, default_repetition_penalty
 
@@ -56,9 +57,7 @@ def generation_parser() -> Parser:
     add("--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; repeatable")
     add("--num-samples", type=whole(1, 4096), default=1, metavar="N", help="samples with seeds SEED, SEED + 1, ...")
     add("--seed", type=whole(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
-    add(
-        "--quantize", choices=("int8", "int4"), help="weights of 8 or 4 bits: less memory, and faster on x86 processors"
-    )
+    add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is)")
     add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
     add("--json", action="store_true", help="print one JSON object per sample")

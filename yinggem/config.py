@@ -10,6 +10,8 @@ MAX_SIZE = 1 << 20
 MAX_LAYERS = 1024
 MAX_PARAMETERS = 1 << 40
 
+QUANTIZATIONS = ("int8", "int4")  # how weights can be kept, beside floats
+
 
 @dataclass(frozen=True)
 class ModelConfig:

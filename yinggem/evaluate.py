@@ -14,10 +14,10 @@ import torch
 
 from yinggem.checkpoint import find_checkpoint, load_model, read_checkpoint
 from yinggem.cli import Parser, choose_device, run, whole
+from yinggem.config import QUANTIZATIONS
 from yinggem.corpus import open_corpus, tokenize
 from yinggem.errors import UserError
 from yinggem.loss import bits_per_byte, next_token_loss, perplexity
-from yinggem.quantization import KINDS
 from yinggem.token_array import TokenArray
 from yinggem.transformer import Transformer
 from yinggem.waiting import waiting
@@ -97,7 +97,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
     add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole(1), default=8, metavar="N", help="windows at once (default: 8)")
-    add("--quantize", choices=KINDS, help="turn the weights into integers of 8 or 4 bits first")
+    add("--quantize", choices=QUANTIZATIONS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
     return parser

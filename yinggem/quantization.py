@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from yinggem.config import QUANTIZATIONS
 from yinggem.errors import UserError
 from yinggem.quantized_matrix import FAR, GROUP, HUGE, TINY, Int4Matrix, Int8Matrix, QuantizedMatrix
 from yinggem.transformer import TiedHead, Transformer
 
-KINDS = ("int8", "int4")
 SHARED = (".scale", ".zero")  # ends of names in a state dict: of many weights
 
 
@@ -83,8 +83,8 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
     Raises:
         UserError: the kind is unknown, or not the one the model has already; or weights are not finite numbers.
     """
-    if kind not in KINDS:
-        raise UserError(f"quantize must be one of {', '.join(KINDS)}, not {str(kind)[:40]!r}.")
+    if kind not in QUANTIZATIONS:
+        raise UserError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {str(kind)[:40]!r}.")
     before = quantization_of(model)
     if before == kind:
         return model
@@ -105,7 +105,7 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
 
 
 def quantization_of(model: Transformer) -> str | None:
-    """How the weights of `model` are kept: one of `KINDS`, or None for floats."""
+    """How the weights of `model` are kept: one of `QUANTIZATIONS`, or None for floats."""
     kinds = {"int4" if isinstance(m, Int4Matrix) else "int8" for m in model.modules() if isinstance(m, QuantizedMatrix)}
     return min(kinds, default=None)  # int4 where there are both
 

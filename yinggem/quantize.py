@@ -8,8 +8,8 @@ import sys
 
 from yinggem.checkpoint import find_checkpoint, load_model, read_checkpoint, save_model
 from yinggem.cli import Parser, run
+from yinggem.config import QUANTIZATIONS
 from yinggem.errors import UserError
-from yinggem.quantization import KINDS
 
 
 def quantization_parser() -> Parser:
@@ -18,7 +18,7 @@ def quantization_parser() -> Parser:
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
     add("--output", metavar="FILE", required=True, help="the checkpoint to write")
-    add("--quantize", choices=KINDS, default="int8", help="how (default: int8)")
+    add("--quantize", choices=QUANTIZATIONS, default="int8", help="how (default: int8)")
     return parser
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yinggem.products import linear
+
 MOST, MOST4 = 127, 15  # the largest integers of 8 bits and of 4
 GROUP = 32  # columns of a row that share a scale in 4 bits
 ROWS = 256  # quantized at once: the temporary fits the cache
@@ -59,7 +61,7 @@ class QuantizedMatrix(nn.Module):
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(..., K) -> x @ weight.T + bias, (..., N), in the dtype of x."""
         if x.dtype != torch.float32 or not x.is_cpu or not self._suits_kernel(x):
-            return F.linear(x, self.weight.to(x.dtype), bias)
+            return linear(x, self.weight.to(x.dtype), bias)
         out = self._multiply(x.reshape(-1, x.size(-1)), bias)
         return out.view(*x.shape[:-1], out.size(-1))
 
