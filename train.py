@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from yinggem.command import Failed, prepare, run
 from yinggem.kinds import check_kinds, check_overrides
+from yinggem.processes import leave
 from yinggem.run_folder import beginning, claim, record
 from yinggem.sweep import attempt
 
@@ -80,4 +81,4 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(train, prepare(sys.argv[1:]), CONF))
+    leave(run(train, prepare(sys.argv[1:]), CONF))

@@ -236,3 +236,34 @@ def test_processes_that_torchrun_starts_share_one_folder(corpus, tmp_path):
     (folder,) = (tmp_path / "out").glob("2*/*/")
     assert (tmp_path / "out" / "latest").resolve() == folder
     assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == list(range(25))
+
+
+LEAVING = """
+import atexit, ctypes
+atexit.register(ctypes.PyDLL(None).sleep, 4)  # the last thing before the interpreter ends, holding its lock
+import os, sys, time
+import torch, torch.distributed as dist
+from yinggem.processes import grouped, leave
+
+number, place = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{place}", rank=number, world_size=2)
+tensor = torch.ones(3)
+if number == 1:
+    time.sleep(2)
+    dist.all_reduce(tensor)
+    os._exit(0)
+work = dist.all_reduce(tensor, async_op=True)
+del work  # the thread that waits for the other process is the last to know of it
+atexit.register(print, "at exit")
+grouped.set()
+leave(7)
+"""
+
+
+def test_a_process_ends_whatever_the_threads_of_its_group_still_hold(tmp_path):
+    """With sys.exit in the place of leave it aborts: "terminate called without an active exception"."""
+    command = [sys.executable, "-c", LEAVING]
+    with subprocess.Popen([*command, "1", str(tmp_path / "store")], cwd=ROOT) as other:
+        done = subprocess.run([*command, "0", str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (7, "at exit\n", "")
+        assert other.wait(60) == 0

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from yinggem.processes import PARENT, VOICE, companion, complaints
+from yinggem.processes import PARENT, VOICE, companion, complaints, grouped
 
 GRACE = 10  # seconds for this process to notice itself that another one is gone
 STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # a stop is everybody's, and no failure
@@ -92,7 +92,9 @@ class Companions(_SubprocessScriptLauncher):
 
 
 def adopt(strategy: Any) -> None:
-    """Put this launcher in the place of Lightning's."""
+    """Put this launcher in the place of Lightning's; a strategy that has one makes a process group."""
     launcher = strategy.launcher
+    if launcher is not None:
+        grouped.set()
     if type(launcher) is _SubprocessScriptLauncher and os.name == "posix":
         strategy._launcher = Companions(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)

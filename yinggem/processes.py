@@ -4,14 +4,16 @@ Lightning starts the companions of a run on one machine. torchrun, Slurm or a sc
 instead, on many machines, each with the same command; then the first tells the others which folder is theirs.
 """
 
+import atexit
 import contextlib
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from yinggem.errors import UserError
 
@@ -21,6 +23,7 @@ _stores: list[Any] = []  # kept open: the process group will meet at the same pl
 _questions = itertools.count()
 companion: list[str] = []  # the command of the processes that a run starts beside itself
 complaints: list[Callable[[], str]] = []  # what ended a companion, asked of its launcher
+grouped = threading.Event()  # set where this process has trained in a process group of torch, and be it on its own
 
 
 def rank() -> int:
@@ -106,3 +109,18 @@ def say(sentence: str) -> bool:
     with contextlib.suppress(OSError):  # it is gone already, and nobody waits for this one's end
         os.write(_number(VOICE), sentence.encode() + b"\n")
     return True
+
+
+def leave(status: int) -> NoReturn:
+    """End this process; where it was `grouped`, without taking the interpreter apart.
+
+    The threads that carry a group's tensors may not have let go of the last ones yet. They need the interpreter for
+    it, and abort the process when they find it half gone (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if not grouped.is_set():
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
