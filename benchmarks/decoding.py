@@ -20,6 +20,7 @@ import torch
 from machine import median_seconds, print_limits, read_gbps
 from torch import Tensor
 
+from yinggem.allocator import zeros
 from yinggem.config import ModelConfig
 from yinggem.generation import History, apply_filters, generate, sample
 from yinggem.kv_cache import KVCache
@@ -56,10 +57,18 @@ class Clock:
         return scores
 
 
+def make_model() -> Transformer:
+    """Random weights, where `load_model` puts those of a checkpoint."""
+    model = Transformer(CONFIG).eval()
+    for weights in model.parameters():
+        weights.data = zeros(weights.shape, weights.dtype).copy_(weights.data)
+    return model
+
+
 def measure_yinggem(batch: int, prompt: int, tokens: int, sampling: Sampling) -> list[float]:
     """Time stamps of our generate."""
     torch.manual_seed(0)
-    model, ids = Transformer(CONFIG).eval(), torch.randint(CONFIG.vocab_size, (batch, prompt))
+    model, ids = make_model(), torch.randint(CONFIG.vocab_size, (batch, prompt))
     model.head_weight.data.mul_(SHARPEN)
     list(generate(model, ids[:, :8], 4, sampling, range(batch)))
     return stamps(generate(model, ids, tokens, sampling, range(batch)))
@@ -162,7 +171,7 @@ def print_decoding(tokens: int, rounds: int) -> None:
 def print_profile(batch: int) -> None:
     """Milliseconds of one decoding step at position `PROMPT`, and of its parts alone."""
     torch.manual_seed(0)
-    model, tokens = Transformer(CONFIG).eval(), torch.randint(CONFIG.vocab_size, (batch, 1))
+    model, tokens = make_model(), torch.randint(CONFIG.vocab_size, (batch, 1))
     cache, state = KVCache(CONFIG, batch), torch.randn(batch, 1, CONFIG.hidden_size)
     matrices = [module for module in model.blocks.modules() if isinstance(module, Linear)]
     inputs = [torch.randn(batch, 1, layer.in_features) for layer in matrices]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from decoding import make_model
 from machine import print_limits
 from torch import nn
 
@@ -62,7 +63,7 @@ def seconds_to_read(model: Transformer, repeats: int = 3) -> float:
 def print_speed(tokens: int) -> None:
     """Decoding of 1 and 8 rows, prefill, and the size of the files."""
     torch.manual_seed(0)
-    floats = Transformer(CONFIG).eval()
+    floats = make_model()
     models = {"float32": floats} | {kind: quantize(copy.deepcopy(floats), kind) for kind in QUANTIZATIONS}
     print(f"{'base shape':28}{'float32':>12}" + "".join(f"{kind:>12}{'ratio':>8}" for kind in QUANTIZATIONS))
     for batch in (1, 8):

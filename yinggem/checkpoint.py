@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from yinggem.allocator import zeros
 from yinggem.config import QUANTIZATIONS, ModelConfig
 from yinggem.errors import UserError
 from yinggem.files import write_atomically
@@ -107,9 +108,8 @@ def load_model(
 
 def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None, quantized: bool) -> Tensor:
     """A copy to keep; `quantized` ones are not for training, and their scales stay exact."""
-    if quantized:
-        return tensor.to(device, copy=True)
-    return nn.Parameter(tensor.to(device, dtype, copy=True))
+    own = zeros(tensor.shape, tensor.dtype if quantized else dtype or tensor.dtype, device).copy_(tensor)
+    return own if quantized else nn.Parameter(own)
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from yinggem.allocator import zeros
 from yinggem.config import ModelConfig
 from yinggem.errors import UserError
 
@@ -29,8 +30,7 @@ class KVCache:
         self.window, self.max_length, self.length = config.attention_window, max_length, 0
         slots = self.window or max_length or 256
         shape = (config.num_hidden_layers, batch_size, config.key_value_heads, slots, config.head_size)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.keys, self.values = zeros(shape, dtype, device), zeros(shape, dtype, device)
         self._step: list[tuple[Tensor, ...]] = []  # of each layer, for one token: its slot's, then all visible k and v
 
     @property
