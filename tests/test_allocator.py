@@ -1,6 +1,6 @@
 """Memory for what decoding reads at every token."""
 
-import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +12,13 @@ from yinggem.kv_cache import KVCache
 from yinggem.tokenizer import ByteTokenizer
 from yinggem.transformer import Transformer
 
-KERNEL = "/sys/kernel/mm/transparent_hugepage/enabled"
+KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def asks_for_huge_pages(tensor: torch.Tensor) -> bool:
     """Whether the kernel was told to use them for the mapping that the tensor lies in."""
     inside = False
-    for line in open("/proc/self/smaps"):
+    for line in Path("/proc/self/smaps").read_text().splitlines():
         first = line.split()[0]
         if "-" in first:
             start, end = (int(part, 16) for part in first.split("-"))
@@ -43,7 +43,7 @@ def test_more_than_there_is_fails_as_in_torch():
             make((10**6, 10**9), dtype=torch.float32)
 
 
-@pytest.mark.skipif(not os.path.exists(KERNEL), reason="this kernel has no transparent huge pages")
+@pytest.mark.skipif(not KERNEL.exists(), reason="this kernel has no transparent huge pages")
 def test_weights_and_cache_of_decoding_lie_in_huge_pages(tmp_path):
     config = ModelConfig(vocab_size=256, hidden_size=1024, num_hidden_layers=1, num_attention_heads=4,
                          intermediate_size=1024, attention_window=1024)  # fmt: skip

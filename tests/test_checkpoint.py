@@ -362,3 +362,18 @@ def test_weights_alone_are_not_continued(tmp_path):
     save_model(path, Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8)), ByteTokenizer())
     with pytest.raises(UserError, match=r"weights.ckpt is not one to continue from.*last.ckpt"):
         beginning(str(path), tmp_path)
+
+
+def test_a_run_that_is_being_started_beside_it_hides_no_checkpoint(tmp_path):
+    """Its link to itself comes and goes under another name."""
+    (tmp_path / "2026-01-01/00-00-00/checkpoints").mkdir(parents=True)
+    (checkpoint := tmp_path / "2026-01-01/00-00-00/checkpoints/best.ckpt").touch()
+    code = f"""import itertools, os
+for k in itertools.count():
+    os.symlink("2026-01-01/00-00-00", name := f"{tmp_path}/.latest.{{k}}.partial", target_is_directory=True)
+    os.unlink(name)"""
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            assert {find_checkpoint(tmp_path) for _ in range(3000)} == {checkpoint}
+        finally:
+            process.kill()

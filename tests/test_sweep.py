@@ -20,6 +20,7 @@ from yinggem import command
 from yinggem.checkpoint import read_checkpoint
 from yinggem.command import stopping_on_signals
 from yinggem.errors import StopRequested
+from yinggem.files import matches
 from yinggem.module import LanguageModule
 from yinggem.sweep import attempt
 
@@ -88,7 +89,7 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     options = [*JOBS, "optimizer.lr=0.01,0.02,0.03", "trainer.max_steps=60", "callbacks.early_stopping.patience=100"]
 
     def stop() -> None:
-        while not list(place.glob("outputs/*/*/1/checkpoints/last.ckpt")):
+        while not matches(place, "outputs/*/*/1/checkpoints/last.ckpt"):
             time.sleep(0.002)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from yinggem.allocator import zeros
 from yinggem.config import QUANTIZATIONS, ModelConfig
 from yinggem.errors import UserError
-from yinggem.files import write_atomically
+from yinggem.files import matches, write_atomically
 from yinggem.quantization import is_usable, quantization_of, quantize, weights_in
 from yinggem.tokenizer import Tokenizer, from_state_dict
 from yinggem.transformer import Transformer
@@ -147,7 +147,7 @@ def find_checkpoint(outputs: str | Path = "outputs") -> Path:
         first = outputs / latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest
     except (OSError, ValueError):
         first = latest
-    for run in (first, *sorted(outputs.glob("*/*/"), reverse=True)):
+    for run in (first, *reversed(matches(outputs, "*/*/"))):
         for name in ("best.ckpt", "last.ckpt"):
             if (run / "checkpoints" / name).is_file():
                 return run / "checkpoints" / name

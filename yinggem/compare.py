@@ -81,7 +81,8 @@ def find_runs(folders: list[Path]) -> list[Run]:
     Raises:
         UserError: there is none.
     """
-    places = {path.parent.parent.resolve() for folder in folders for path in folder.glob("**/.hydra/overrides.yaml")}
+    below = ((Path(place), names) for folder in folders for place, _, names in os.walk(folder))
+    places = {path.parent.resolve() for path, names in below if path.name == ".hydra" and "overrides.yaml" in names}
     if not places:
         raise UserError(f"No run was found in {', '.join(map(str, folders))}; name folders that train.py wrote.")
     return sorted(map(read_run, sorted(places)), key=lambda entry: entry.loss)

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and a cache folder that several processes share."""
 
 import contextlib
+import glob
 import logging
 import os
 import re
@@ -47,6 +48,11 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
     finally:
         with contextlib.suppress(OSError):  # a name below something that is no folder
             partial.unlink(missing_ok=True)
+
+
+def matches(folder: str | Path, pattern: str) -> list[Path]:
+    """The paths below a folder, sorted, hidden ones left out. What another process removes meanwhile does no harm."""
+    return sorted(Path(folder, name) for name in glob.glob(pattern, root_dir=folder))
 
 
 def append(path: str | Path, text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yinggem.arguments import quoted
 from yinggem.errors import UserError
-from yinggem.files import write_atomically
+from yinggem.files import matches, write_atomically
 from yinggem.processes import agreed, companion, rank
 
 OVERRIDES = Path(".hydra", "overrides.yaml")
@@ -89,7 +89,7 @@ def newest_run(outputs: Path) -> Path:
     """The folder that outputs/latest leads to, else the newest by name; UserError when there is none."""
     latest = outputs / "latest"
     candidates = [outputs / latest.read_text(encoding="utf-8").strip()] if latest.is_file() else [latest]
-    for run in (*candidates, *sorted(outputs.glob("*/*/"), reverse=True)):
+    for run in (*candidates, *reversed(matches(outputs, "*/*/"))):
         if (run / OVERRIDES).is_file():
             return run.resolve()
     raise UserError(f"There is no run in {outputs}/ to continue; start one with `python train.py`.")

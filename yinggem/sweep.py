@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from yinggem.compare import RESULT, compare, read_result
 from yinggem.errors import StopRequested, UserError, requested
-from yinggem.files import write_atomically
+from yinggem.files import matches, write_atomically
 from yinggem.friendly import explain
 from yinggem.run_folder import SWEEP
 from yinggem.study import STUDY, Pruned, conclude_search
@@ -97,7 +97,7 @@ def old_sweep(wanted: str, outputs: Path) -> tuple[Path, list[str]]:
     import yaml
 
     if wanted == "last":
-        found = sorted(outputs.glob(f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
+        found = sorted(matches(outputs, f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise UserError(f"There is no sweep in {outputs}/ to continue; start one with `python train.py -m ...`.")
         folder = found[-1].parent

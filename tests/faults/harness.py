@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from yinggem.files import matches
 from yinggem.metrics import depends_on_machine
 
 ROOT = Path(__file__).parents[2]
@@ -90,18 +91,18 @@ class Place:
 
     def begun(self) -> bool:
         """Whether the command line of a run is on disk as a whole."""
-        return any(path.read_text().endswith("\n") for path in self.outputs.glob("*/*/.hydra/overrides.yaml"))
+        return any(path.read_text().endswith("\n") for path in matches(self.outputs, "*/*/.hydra/overrides.yaml"))
 
     def wait_for_checkpoint(self, process: "Process", seconds: float = 240) -> None:
         """Until the process has written a best.ckpt."""
         end = time.monotonic() + seconds
-        while not list(self.outputs.glob("*/*/checkpoints/best.ckpt")):
+        while not matches(self.outputs, "*/*/checkpoints/best.ckpt"):
             assert process.status is None and time.monotonic() < end, process.told()
             time.sleep(0.01)
 
     def run_folder(self) -> Path:
         """The one run with a checkpoint."""
-        found = [path for path in self.outputs.glob("*/*/") if (path / "checkpoints").exists()]
+        found = [path for path in matches(self.outputs, "*/*/") if (path / "checkpoints").exists()]
         assert len(found) == 1, found
         return found[0]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from harness import Process
 
+from yinggem.files import matches
 from yinggem.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def test_5000_steps_with_validations_checkpoints_samples_and_curves(place):
     process = place.start(*place.arguments(*settings), watch=False)
 
     def step() -> int:
-        paths = list(place.outputs.glob("*/*/metrics.csv"))
+        paths = matches(place.outputs, "*/*/metrics.csv")
         return int(read_metrics(paths[0])[-1]["step"]) if paths else 0
 
     seen = watch(process, step)
@@ -55,6 +56,6 @@ def test_5000_steps_with_validations_checkpoints_samples_and_curves(place):
 def test_20_jobs_in_one_process(place):
     settings = ["-m", f"seed={','.join(map(str, range(20)))}", "trainer.max_steps=40"]
     process = place.start(*place.arguments(*settings), watch=False)
-    seen = watch(process, lambda: len(list(place.outputs.rglob("result.json"))))
-    assert len(list(place.outputs.rglob("result.json"))) == 20
+    seen = watch(process, lambda: len(matches(place.outputs, "*/*/*/result.json")))
+    assert len(matches(place.outputs, "*/*/*/result.json")) == 20
     assert growth(seen, range(2, 6), range(16, 20)) < 0.05, seen
