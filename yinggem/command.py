@@ -145,8 +145,6 @@ def refuse(error: BaseException, conf: Path) -> int:
 def stopping_on_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
 
-    requested.clear()
-
     def leave(signum: int, frame: Any) -> None:
         requested.append(signum)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -165,6 +163,7 @@ def stopping_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        requested.clear()
 
 
 def last_checkpoint() -> Path | None:
