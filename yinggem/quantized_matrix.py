@@ -1,7 +1,6 @@
 """A matrix (N, K) of small integers: how it is rounded, kept, and multiplied by the packed kernels of torch."""
 
 import functools
-import math
 import warnings
 from typing import Any
 
@@ -18,8 +17,6 @@ PADDED = 32  # torch's kernel for 4 bits takes so many rows at a time
 TINY = torch.finfo(torch.float32).tiny  # the least scale: rows of zeros have one too
 HUGE = torch.finfo(torch.float32).max / 128  # the largest: every weight is a finite number
 FAR = HUGE * 16  # the largest zero, for the same reason
-EXPONENT = 0x7F800000  # the bits of a float32 that remain of it in the power of two below
-WIDE = 2.0**64  # inputs this large or small are scaled outside of FBGEMM, whose arithmetic could overflow
 
 
 @functools.cache
@@ -39,8 +36,8 @@ def has_int4_kernel() -> bool:
 
 @functools.cache
 def input_levels() -> int:
-    """Inputs become integers, so many of them below 0. Without VNNI 8 bits overflow FBGEMM's sums of 16 bits."""
-    return 128 if torch.cpu._is_vnni_supported() else 64
+    """Integers of an input are -levels ... levels. Without VNNI, 8 bits of both overflow FBGEMM's 16-bit sums."""
+    return 127 if torch.cpu._is_vnni_supported() else 63
 
 
 class QuantizedMatrix(nn.Module):
@@ -90,8 +87,8 @@ class QuantizedMatrix(nn.Module):
 class Int8Matrix(QuantizedMatrix):
     """round(w / scale) with one scale = max|w| / 127 a row, multiplied by FBGEMM: int8 by int8, summed in int32.
 
-    The inputs are quantised as well while they are multiplied, each row by the power of two below its largest value, so
-    that a row's result never depends on its batch. (Symmetric quantisation, as in Jacob et al. 2018.)
+    The inputs are quantised as well, each row by its own largest value while it is multiplied, so a row's result never
+    depends on its batch. (Symmetric quantisation, as in Jacob et al. 2018.)
     """
 
     integers: Tensor  # (N, K) int8
@@ -108,20 +105,12 @@ class Int8Matrix(QuantizedMatrix):
         return has_fbgemm()
 
     def _multiply(self, rows: Tensor, bias: Tensor | None) -> Tensor:
-        largest = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True)
-        if len(rows) == 1 and 1 / WIDE < (only := largest.item()) < WIDE:
-            out = self._fbgemm(rows, 2.0 ** (math.frexp(only)[1] - 1))
-            return out if bias is None else out.add_(bias)
-        power = largest.view(torch.int32).bitwise_and_(EXPONENT).view(torch.float32)
-        out = self._fbgemm(rows / power, 1.0)
-        return out * power if bias is None else torch.addcmul(bias, out, power)
-
-    def _fbgemm(self, rows: Tensor, power: float) -> Tensor:
-        """Of inputs below 2 * power. A power of two rounds nothing: in here or outside, it makes the same bits."""
         levels = input_levels()
-        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            rows, 2 * power / levels, levels, self._packed_once(self.integers)
+        largest = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp_min_(TINY)
+        out = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            rows / largest, 1 / levels, levels + 1, self._packed_once(self.integers)
         )
+        return out * largest if bias is None else torch.addcmul(bias, out, largest)
 
     def _pack(self, integers: Tensor) -> Any:
         engine = torch.backends.quantized.engine
