@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from yinggem.allocator import zeros
+
 
 def median_seconds(function: Callable[[], object], repeats: int = 7) -> float:
     """Median wall time of `function` after one call that warms it up."""
@@ -24,16 +26,17 @@ def matmul_gflops(size: int = 2048) -> float:
     return 2 * size**3 / median_seconds(lambda: torch.mm(left, right, out=out)) / 1e9
 
 
-def read_gbps(megabytes: int = 400) -> float:
+def read_gbps(megabytes: int = 400, huge_pages: bool = False) -> float:
     """Memory read by all threads, far more of it than the caches hold, in GB/s."""
-    data = torch.ones(megabytes * 250_000)
+    data = (zeros if huge_pages else torch.zeros)((megabytes * 250_000,), dtype=torch.float32).fill_(1)
     return megabytes / 1000 / median_seconds(data.sum)
 
 
 def print_limits() -> tuple[float, float]:
     """Measure, print and return (GFLOP/s, GB/s)."""
     gflops, gbps = matmul_gflops(), read_gbps()
-    print(f"machine: {torch.get_num_threads()} threads, matrix product {gflops:.0f} GFLOP/s, read {gbps:.1f} GB/s\n")
+    print(f"machine: {torch.get_num_threads()} threads, matrix product {gflops:.0f} GFLOP/s, read {gbps:.1f} GB/s", end="")
+    print(f" (huge pages: {read_gbps(huge_pages=True):.1f})\n")
     return gflops, gbps
 
 

@@ -29,8 +29,8 @@ def keep_freed_memory() -> bool:
 def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     """torch.zeros; on a CPU under Linux large ones lie in huge pages, for what is read again and again.
 
-    Memory is read up to a third faster that way, and keys of many heads, each of them some small pages apart, with less
-    waiting. It is not for what training allocates and frees: there it took 15 % more memory and saved no time.
+    A processor finds them with less waiting (docs/performance.md). They are not for what training allocates and frees:
+    there they took 15 % more memory and saved no time.
     """
     size = dtype.itemsize * torch.Size(shape).numel()
     if torch.device(device).type == "cpu" and size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
