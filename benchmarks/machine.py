@@ -35,8 +35,8 @@ def read_gbps(megabytes: int = 400, huge_pages: bool = False) -> float:
 def print_limits() -> tuple[float, float]:
     """Measure, print and return (GFLOP/s, GB/s)."""
     gflops, gbps = matmul_gflops(), read_gbps()
-    print(f"machine: {torch.get_num_threads()} threads, matrix product {gflops:.0f} GFLOP/s, read {gbps:.1f} GB/s", end="")
-    print(f" (huge pages: {read_gbps(huge_pages=True):.1f})\n")
+    reading = f"read {gbps:.1f} GB/s, {read_gbps(huge_pages=True):.1f} in huge pages"
+    print(f"machine: {torch.get_num_threads()} threads, matrix product {gflops:.0f} GFLOP/s, {reading}\n")
     return gflops, gbps
 
 
