@@ -11,11 +11,11 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from yinggem.command import Failed, prepare, run
-from yinggem.kinds import check_kinds, check_overrides
-from yinggem.processes import leave
-from yinggem.run_folder import beginning, claim, record
-from yinggem.sweep import attempt
+from yinggem.commands.train import Failed, prepare, run
+from yinggem.common.config_files import check_kinds, check_overrides
+from yinggem.runs.processes import leave
+from yinggem.runs.resume import beginning, claim, record
+from yinggem.search.sweep import attempt
 
 CONF = Path(__file__).parent / "conf"
 OmegaConf.register_new_resolver("new_folder", claim, use_cache=True, replace=True)
@@ -42,8 +42,8 @@ def fit(cfg: DictConfig, folder: Path) -> float:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_kinds(config, CONF)
     check_overrides(config, task)
-    from yinggem.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
-    from yinggem.tuning import tune
+    from yinggem.commands.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
+    from yinggem.training.tuning import tune
 
     be_quiet()
     tune(cfg, folder, build)
@@ -58,10 +58,10 @@ def build(cfg: DictConfig) -> tuple[Any, Any, Any]:
     """The trainer, the module and the data of a configuration."""
     from lightning.pytorch import seed_everything
 
-    from yinggem.callbacks import check_monitors
-    from yinggem.memory import check_memory
-    from yinggem.module import LanguageModule
-    from yinggem.transformer import Transformer
+    from yinggem.callbacks.samples import check_monitors
+    from yinggem.model.transformer import Transformer
+    from yinggem.training.memory_limit import check_memory
+    from yinggem.training.module import LanguageModule
 
     seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.data, tokenizer=instantiate(cfg.tokenizer), seed=cfg.seed)

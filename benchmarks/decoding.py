@@ -20,13 +20,13 @@ import torch
 from machine import median_seconds, print_limits, read_gbps
 from torch import Tensor
 
-from yinggem.allocator import zeros
-from yinggem.config import ModelConfig
-from yinggem.generation import History, apply_filters, generate, sample
-from yinggem.kv_cache import KVCache
-from yinggem.layers import Linear, decoding
-from yinggem.sampling import Sampling
-from yinggem.transformer import Transformer
+from yinggem.inference.generation import History, apply_filters, generate, sample
+from yinggem.inference.sampling import Sampling
+from yinggem.model.config import ModelConfig
+from yinggem.model.kernels.huge_pages import zeros
+from yinggem.model.kv_cache import KVCache
+from yinggem.model.layers import Linear, decoding
+from yinggem.model.transformer import Transformer
 
 CONFIG = ModelConfig(vocab_size=50257)
 WEIGHT_BYTES = 4 * (CONFIG.parameters - CONFIG.vocab_size * CONFIG.hidden_size)  # the embedding is looked up

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from yinggem.allocator import zeros
+from yinggem.model.kernels.huge_pages import zeros
 
 
 def median_seconds(function: Callable[[], object], repeats: int = 7) -> float:

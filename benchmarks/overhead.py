@@ -25,12 +25,12 @@ from machine import print_limits
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from train import CONF, build
-from yinggem.allocator import keep_freed_memory
-from yinggem.config import ModelConfig
-from yinggem.loss import next_token_loss
-from yinggem.optim import make_optimizer
-from yinggem.report import be_quiet
-from yinggem.transformer import Transformer
+from yinggem.commands.report import be_quiet
+from yinggem.model.config import ModelConfig
+from yinggem.model.kernels.huge_pages import keep_freed_memory
+from yinggem.model.loss import next_token_loss
+from yinggem.model.transformer import Transformer
+from yinggem.training.optimizers import make_optimizer
 
 LOGGED = 10  # trainer.log_every_n_steps
 

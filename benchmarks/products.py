@@ -1,4 +1,4 @@
-"""x @ weight.T in float32: yinggem.products against torch's F.linear, by the number of rows, at the base shape.
+"""x @ weight.T in float32, at the base shape: yinggem.model.kernels.matmul against torch's F.linear, by rows.
 
     python benchmarks/products.py
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from machine import print_limits
 from torch import Tensor
 
-from yinggem.products import linear, prepare
+from yinggem.model.kernels.matmul import linear, prepare
 
 HIDDEN = 768
 OUTS = {"attention out": 768, "qkv": 2304, "head": 50257}

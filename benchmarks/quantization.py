@@ -4,7 +4,7 @@
 
 The models decode in turn, a token each, so that whatever else the machine does hits all; times are medians. The
 weights are random there, which the speed does not depend on. Quality is measured where a checkpoint is named: the
-evaluation of `python -m yinggem.evaluate`, also with the weights rounded to 8 bits and the inputs left as they are.
+evaluation of `python -m yinggem evaluate`, also with the weights rounded to 8 bits and the inputs left as they are.
 """
 
 import argparse
@@ -21,16 +21,16 @@ from decoding import make_model
 from machine import print_limits
 from torch import nn
 
-from yinggem.checkpoint import load_model, read_checkpoint, save_model
-from yinggem.config import QUANTIZATIONS, ModelConfig
-from yinggem.corpus import open_corpus, tokenize
-from yinggem.evaluate import evaluate, trained_context_length
-from yinggem.generation import generate
-from yinggem.quantization import quantize
-from yinggem.quantized_matrix import Int8Matrix
-from yinggem.sampling import Sampling
-from yinggem.tokenizer import GPT2Tokenizer
-from yinggem.transformer import Transformer
+from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.inference.evaluation import evaluate, trained_context_length
+from yinggem.inference.generation import generate
+from yinggem.inference.sampling import Sampling
+from yinggem.model.config import QUANTIZATIONS, ModelConfig
+from yinggem.model.kernels.integer_matrix import Int8Matrix
+from yinggem.model.quantization import quantize
+from yinggem.model.transformer import Transformer
+from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.tokenizer import GPT2Tokenizer
 
 CONFIG = ModelConfig(vocab_size=50257)
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)

@@ -166,8 +166,8 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
     from lightning.pytorch import Callback
 
     import train
-    from yinggem.allocator import keep_freed_memory
-    from yinggem.report import be_quiet
+    from yinggem.commands.report import be_quiet
+    from yinggem.model.kernels.huge_pages import keep_freed_memory
 
     class Clock(Callback):
         """Seconds of training: from the first step to the end of the last, validations left out."""

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from machine import print_limits
 
-from yinggem.assets import SHAKESPEARE, read_asset
-from yinggem.checkpoint import save_model
-from yinggem.config import ModelConfig
-from yinggem.tokenizer import BPETokenizer
-from yinggem.transformer import Transformer
+from yinggem.inference.checkpoint import save_model
+from yinggem.model.config import ModelConfig
+from yinggem.model.transformer import Transformer
+from yinggem.text.assets import SHAKESPEARE, read_asset
+from yinggem.text.tokenizer import BPETokenizer
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "ROMEO."

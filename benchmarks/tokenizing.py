@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from yinggem import bpe
-from yinggem.assets import SHAKESPEARE, read_asset
-from yinggem.corpus import open_corpus, tokenize
-from yinggem.files import cores
-from yinggem.tokenizer import KINDS, Tokenizer
+from yinggem.common.files import cores
+from yinggem.text import bpe
+from yinggem.text.assets import SHAKESPEARE, read_asset
+from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.tokenizer import KINDS, Tokenizer
 
 DOCUMENT_CHARACTERS = 1 << 16
 PEER_MEGABYTES = 64  # at most; its lists of Python integers would fill the memory

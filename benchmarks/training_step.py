@@ -21,11 +21,11 @@ import torch
 from machine import matmul_gflops, print_limits
 from torch import Tensor, nn
 
-from yinggem.adafactor import Adafactor
-from yinggem.allocator import keep_freed_memory
-from yinggem.config import ModelConfig
-from yinggem.loss import next_token_loss
-from yinggem.transformer import Transformer
+from yinggem.model.config import ModelConfig
+from yinggem.model.kernels.huge_pages import keep_freed_memory
+from yinggem.model.loss import next_token_loss
+from yinggem.model.transformer import Transformer
+from yinggem.training.adafactor import Adafactor
 
 CONFIG = ModelConfig(vocab_size=50257)
 CONTENDERS = ("yinggem", "yinggem compiled", "transformers sdpa", "transformers sdpa compiled")

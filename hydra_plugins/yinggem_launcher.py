@@ -19,9 +19,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
-from yinggem.compare import read_result
-from yinggem.errors import UserError
-from yinggem.sweep import write_result
+from yinggem.common.errors import UserError
+from yinggem.runs.comparison import read_result
+from yinggem.search.sweep import write_result
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf

@@ -20,11 +20,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from yinggem.arguments import quoted
-from yinggem.errors import UserError
-from yinggem.files import write_atomically
-from yinggem.search import Scale, Search
-from yinggem.sweep import begun
+from yinggem.common.errors import UserError
+from yinggem.common.files import write_atomically
+from yinggem.runs.overrides import quoted
+from yinggem.search.sweep import begun
+from yinggem.search.trials import Scale, Search
 
 HOME = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 
 class SearchSweeper(Sweeper):
-    """Runs the trials of a `yinggem.search.Search` by whatever launcher is chosen.
+    """Runs the trials of a `yinggem.search.trials.Search` by whatever launcher is chosen.
 
     Ranges come from `sweep.space` and from the command line, in Hydra's grammar: `interval(0, 1)`,
     `tag(log, interval(0.001, 0.1))`, `range(0, 100, 10)`, `a,b,c`. A setting that the command line fixes is not varied.

@@ -6,12 +6,12 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 import train
-from yinggem.command import prepare, run
+from yinggem.commands.train import prepare, run
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(150))
@@ -58,3 +58,14 @@ def elsewhere(*arguments: object, cwd: Path, **environment: str) -> Done:
         cwd=cwd, capture_output=True, text=True, env=os.environ | environment, timeout=600,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal to the last bit, tensors included."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

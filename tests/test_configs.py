@@ -8,9 +8,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import train
-from yinggem.config import ModelConfig
-from yinggem.optim import make_optimizer
-from yinggem.transformer import Transformer
+from yinggem.model.config import ModelConfig
+from yinggem.model.transformer import Transformer
+from yinggem.training.optimizers import make_optimizer
 
 
 def choices(group: str) -> list[str]:
@@ -85,7 +85,7 @@ def test_sweeps_and_launchers_are_plugins_of_hydra(composed, group):
 
 @pytest.mark.parametrize("name", choices("debug"))
 def test_debug_modes_compose(composed, name):
-    assert composed(f"debug={name}").trainer._target_ == "yinggem.trainer.Trainer"
+    assert composed(f"debug={name}").trainer._target_ == "yinggem.training.trainer.Trainer"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from yinggem.assets import SHAKESPEARE, read_asset
+from yinggem.text.assets import SHAKESPEARE, read_asset
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "experiments.md"

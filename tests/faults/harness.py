@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from running import same
 
-from yinggem.files import matches
-from yinggem.metrics import depends_on_machine
+from yinggem.common.files import matches
+from yinggem.runs.metrics import depends_on_machine
 
 ROOT = Path(__file__).parents[2]
 # The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
@@ -183,7 +184,7 @@ def phase_of(stack: str) -> str:
     """Which phase the main thread is in, by the functions on its stack."""
     calls = [call.rpartition(" ") for call in stack.strip().split(";")]
     names, files = {name for _, _, name in calls}, {file for file, _, _ in calls}
-    if ("command.py", " ", "run") not in calls:
+    if ("train.py", " ", "run") not in calls:
         return "launch"  # Python and Hydra are being loaded: nobody listens to signals yet
     if "write_checkpoint" in names:
         return "checkpoint write"
@@ -220,17 +221,6 @@ def differences(expected: dict[str, Any], run: Path) -> list[str]:
         str(path) for path in run.parent.parent.glob(".*.partial")
     ]
     return [name for name in expected if not same(expected[name], found[name])] + left
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal to the last bit, tensors included."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def killed_again_and_again(place: Place, phases: list[str], rng: random.Random) -> list[str]:

@@ -9,7 +9,7 @@ import yaml
 from running import SMALL, TEXT, here
 
 import train
-from yinggem.kinds import values
+from yinggem.common.config_files import values
 
 pytestmark = pytest.mark.slow
 ROUNDS, EACH, SECONDS = 20, 25, 120

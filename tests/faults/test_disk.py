@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 from harness import Place, differences
 
-from yinggem.checkpoint import read_checkpoint
+from yinggem.inference.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
 

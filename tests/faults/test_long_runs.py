@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from harness import Process
 
-from yinggem.files import matches
-from yinggem.metrics import read_metrics
+from yinggem.common.files import matches
+from yinggem.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

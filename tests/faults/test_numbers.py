@@ -6,8 +6,8 @@ import re
 import pytest
 from harness import Place
 
-from yinggem.checkpoint import load_model
-from yinggem.metrics import read_metrics
+from yinggem.inference.checkpoint import load_model
+from yinggem.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 ABSURD = ["optimizer=adamw", "optimizer.lr=1e36", "scheduler=constant"]

@@ -1,0 +1,62 @@
+"""The moving average of the weights: what is validated, saved, sampled and continued."""
+
+import json
+
+import pytest
+import torch
+from running import SMALL, TEXT, here, same
+from training_runs import Weights, trained
+
+from yinggem.callbacks.ema import EMA
+from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.runs.metrics import depends_on_machine, read_metrics
+
+AVERAGED = [*SMALL, "callbacks=[default,ema]", "callbacks.ema.decay=0.8", "trainer.log_every_n_steps=1",
+            "model.dropout=0.1", "data.path=own.txt"]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "own.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_average_is_the_plain_recurrence(tmp_path):
+    weights, averaging = Weights(), EMA(decay=0.3)
+    trained(tmp_path, [averaging, weights], "adamw")
+    model = averaging._average_model.module.model
+    for name, average in weights.kept[1].items():
+        for count, after in enumerate(weights.kept[2:], 1):
+            decay = min(0.3, (1 + count) / (10 + count))
+            average = decay * average + (1 - decay) * after[name]
+        torch.testing.assert_close(model.get_parameter(name).detach(), average, rtol=1e-5, atol=1e-7)
+
+
+def test_validated_saved_and_continued_to_the_same_bits(place):
+    def state(name: str) -> dict:
+        return read_checkpoint(place / "outputs" / name / "checkpoints" / "last.ckpt")
+
+    def figures(name: str) -> list:
+        rows = read_metrics(place / "outputs" / name / "metrics.csv")
+        return [{key: value for key, value in row.items() if not depends_on_machine(key)} for row in rows]
+
+    for name, steps in (("straight", 20), ("stopped", 13)):
+        command = [*AVERAGED, "scheduler=constant", f"trainer.max_steps={steps}"]
+        assert here(*command, f"hydra.run.dir={place}/outputs/{name}").status == 0
+    done = here("ckpt_path=outputs/stopped", "trainer.max_steps=20")
+    assert done.status == 0, done
+    for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states"):
+        assert same(state("straight")[part], state("stopped")[part]), part
+    assert figures("straight") == figures("stopped")
+    saved, best = state("straight"), place / "outputs" / "straight" / "checkpoints" / "best.ckpt"
+    assert not same(saved["state_dict"], saved["current_model_state"])
+    model, _ = load_model(best)  # as generate.py does
+    assert torch.equal(model.head_weight, read_checkpoint(best)["state_dict"]["model.head.weight"])
+    exact = json.loads((place / "outputs" / "straight" / "result.json").read_text())["loss"]  # of best.ckpt, anew
+    assert min(row["val/loss"] for row in figures("straight") if "val/loss" in row) == pytest.approx(exact, rel=1e-6)
+
+
+def test_a_decay_that_is_none_is_one_sentence(place):
+    assert "decay" in here(*AVERAGED, "callbacks.ema.decay=1").refused()

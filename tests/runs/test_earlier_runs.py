@@ -1,0 +1,47 @@
+"""Runs and checkpoints that earlier versions wrote are loaded, generated from, evaluated and continued."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from running import ROOT, here
+
+from yinggem.inference.checkpoint import load_model, read_checkpoint
+
+EARLIER = Path(__file__).parents[1] / "data" / "earlier"
+FINISHED = EARLIER / "finished" / "checkpoints" / "best.ckpt"
+
+
+def test_an_earlier_checkpoint_generates(tmp_path):
+    command = [sys.executable, ROOT / "generate.py", "--checkpoint", FINISHED, "--prompt", "The ", "--json"]
+    done = subprocess.run([*command, "--max-new-tokens", "40"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and len(json.loads(done.stdout)["tokens"]) == 40, done
+
+
+@pytest.mark.slow
+def test_an_earlier_checkpoint_has_the_figure_that_its_version_measured(tmp_path):
+    command = [sys.executable, "-m", "yinggem", "evaluate", "--checkpoint", FINISHED, "--json", "--batch-size", "64"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    recorded = json.loads((EARLIER / "finished" / "result.json").read_text())
+    found = json.loads(done.stdout)
+    assert (found["tokens"], found["bytes"]) == (recorded["tokens"], recorded["bytes"])
+    assert found["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("moved", ["outputs/2026-11-26/03-39-39", "elsewhere/poems"])
+def test_an_earlier_stopped_run_goes_on(tmp_path, monkeypatch, moved):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / moved
+    shutil.copytree(EARLIER / "stopped", run)
+    done = here(f"ckpt_path={moved}", "trainer.max_steps=24")
+    assert done.status == 0, done
+    last, before = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (run, EARLIER / "stopped"))
+    assert last["global_step"] == 24 and last["yinggem"] == before["yinggem"]
+    assert last["callbacks"].keys() == before["callbacks"].keys()  # a state that finds no callback would be lost
+    assert last["callbacks"]["EMA"]["latest_update_step"] == 24  # counted on from 20
+    model, _ = load_model(run / "checkpoints" / "last.ckpt")
+    assert all(bool(torch.isfinite(weights).all()) for weights in model.parameters())

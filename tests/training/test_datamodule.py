@@ -1,0 +1,130 @@
+"""Windows: which tokens are predicted, in which order, and where a loader continues."""
+
+import numpy as np
+import pytest
+import torch
+
+from yinggem.common.errors import UserError
+from yinggem.text.tokenizer import ByteTokenizer
+from yinggem.training.datamodule import (
+    EvaluationBatches,
+    TextDataModule,
+    TrainingBatches,
+    WindowLoader,
+    training_windows,
+)
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 16, 17, 18, 33, 100, 1001])
+@pytest.mark.parametrize("length", [1, 2, 16, 50])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_evaluation_predicts_every_token_after_the_first_exactly_once(tokens, length, ranks):
+    seen = np.zeros(tokens, int)
+    shares = [EvaluationBatches(tokens, length, 4, rank, ranks) for rank in range(ranks)]
+    for share in shares:
+        for inputs, targets in WindowLoader(np.arange(tokens), share):
+            assert (targets == inputs + 1).all()
+            np.add.at(seen, targets.numpy().ravel(), 1)
+    assert seen[0] == 0 and (seen[1:] == 1).all()
+    assert len({len(share) for share in shares}) == 1, "ranks must take the same number of steps"
+
+
+@pytest.mark.parametrize("tokens", [18, 33, 100, 1001])
+def test_training_predicts_every_token_about_once_an_epoch(tokens):
+    length, total = 16, np.zeros(tokens)
+    sizes = set()
+    for epoch in range(200):
+        starts = training_windows(tokens, length, seed=1, epoch=epoch)
+        sizes.add(len(starts))
+        seen = np.zeros(tokens, int)
+        for start in starts:
+            seen[start + 1 : start + length + 1] += 1
+        assert starts.min() >= 0 and starts.max() + length < tokens and seen.max() <= 2
+        total += seen
+    assert sizes == {(tokens - 1) // length}
+    assert (total[1:] > 0).all()
+
+
+def test_windows_depend_on_seed_and_epoch_alone():
+    same = training_windows(5000, 16, seed=1, epoch=2)
+    assert (same == training_windows(5000, 16, seed=1, epoch=2)).all()
+    for other in (training_windows(5000, 16, 1, 3), training_windows(5000, 16, 2, 2)):
+        assert not np.array_equal(same, other)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_together_see_the_windows_of_one_process_with_the_same_global_batch(ranks):
+    alone = list(TrainingBatches(1000, 8, 6, seed=3, rank=0, ranks=1))
+    shares = [list(TrainingBatches(1000, 8, 6 // ranks, seed=3, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert batch == [window for part in parts for window in part]
+
+
+@pytest.mark.parametrize(("tokens", "batch_size", "ranks"), [(1000, 6, 1), (1000, 7, 3), (30, 8, 1), (30, 8, 2)])
+def test_an_epoch_holds_every_window_and_its_batches_have_one_shape(tokens, batch_size, ranks):
+    shares = [list(TrainingBatches(tokens, 8, batch_size, 3, rank, ranks)) for rank in range(ranks)]
+    seen = [start for share in shares for batch in share for start, _ in batch]
+    assert set(seen) == set(training_windows(tokens, 8, 3, 0).tolist())
+    assert len({len(batch) for share in shares for batch in share}) == 1
+    assert max(map(seen.count, seen)) <= 2
+    assert {len(share) for share in shares} == {len(TrainingBatches(tokens, 8, batch_size, 3, 0, ranks))}
+
+
+def batches_of(loader):
+    return [inputs.clone() for inputs, _ in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_continues_after_any_batch(workers):
+    def loader():
+        return WindowLoader(np.arange(200), TrainingBatches(200, 8, 4, 7, 0, 1), num_workers=workers)
+
+    straight = loader()
+    straight.batches.set_epoch(3)
+    whole = batches_of(straight)
+    for stop in range(len(whole) + 1):
+        first = loader()
+        first.batches.set_epoch(3)
+        iterator = iter(first)
+        for _ in range(stop):
+            next(iterator)
+        state = first.state_dict() if stop else {"epoch": 3, "position": 0}
+        second = loader()
+        second.load_state_dict(state)
+        iterator = iter(second)
+        second.batches.set_epoch(3)  # as Lightning does, after it asked for the iterator
+        rest = [inputs for inputs, _ in iterator]
+        assert len(rest) == len(whole) - stop
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[stop:], strict=True))
+        second.batches.set_epoch(4)
+        assert len(batches_of(second)) == len(whole), "the next epoch starts at its beginning"
+
+
+def test_a_text_shorter_than_one_window_is_refused(tmp_path):
+    (tmp_path / "short.txt").write_text("To be, or not to be")
+    data = TextDataModule(
+        ByteTokenizer(), "text", str(tmp_path / "short.txt"), context_length=64, cache_dir=str(tmp_path)
+    )
+    with pytest.raises(UserError, match=r"shorter than one window of data\.context_length=64"):
+        data.setup()
+
+
+def test_longer_windows_of_evaluation_predict_the_same_tokens(tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 40)
+    short, long = (
+        TextDataModule(
+            ByteTokenizer(), "text", str(tmp_path / "text.txt"), 16, cache_dir=str(tmp_path), eval_context_length=length
+        )
+        for length in (None, 50)
+    )
+    targets = [torch.cat([y.flatten() for _, y in data.val_dataloader()]) for data in (short, long)]
+    assert torch.equal(*targets) and targets[0].tolist() == list(short.split.val[1:])
+    assert next(iter(long.val_dataloader()))[0].size(1) == 50 and next(iter(long.train_dataloader()))[0].size(1) == 16
+
+
+@pytest.mark.parametrize(
+    "option", [{"context_length": 0}, {"eval_context_length": 0}, {"batch_size": 0}, {"seed": -1}, {"batch_size": "8"}]
+)
+def test_options_out_of_range_are_named(option):
+    with pytest.raises(UserError, match=f"data.{next(iter(option))}"):
+        TextDataModule(ByteTokenizer(), "shakespeare", **option)

@@ -1,0 +1,161 @@
+"""Generate text from a checkpoint, token by token. The checkpoint is all it needs: neither Hydra nor Lightning."""
+
+import argparse
+import json
+import sys
+from argparse import Namespace
+from dataclasses import fields
+from typing import Any
+
+from yinggem.common.command_line import Parser, number, whole
+from yinggem.common.errors import UserError
+from yinggem.inference.sampling import Sampling, default_repetition_penalty
+from yinggem.model.config import QUANTIZATIONS
+
+MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the arguments, load the model, generate."""
+    options = parse_generation(arguments)
+    from yinggem.inference.checkpoint import find_checkpoint, load_model  # torch takes a second: not for --help
+    from yinggem.inference.device import choose_device
+
+    options.checkpoint = str(find_checkpoint() if options.checkpoint is None else options.checkpoint)
+    model, tokenizer = load_model(options.checkpoint, choose_device(options.device), quantization=options.quantize)
+    show_samples = converse if options.interactive else print_objects if options.json else print_text
+    show_samples(model, tokenizer, options)
+
+
+def samples(model: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
+    """The sampling settings, and the pieces of text as `yinggem.completion.complete` makes them."""
+    from yinggem.inference.completion import complete
+
+    sampling, seeds = sampling_of(options, tokenizer.name), range(options.seed, options.seed + options.num_samples)
+    return sampling, complete(model, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop)
+
+
+def print_text(model: Any, tokenizer: Any, options: Namespace) -> None:
+    """Print the first sample while it is made; the others, made beside it, follow when all are done."""
+    _, pieces = samples(model, tokenizer, options)
+    count, opening = options.num_samples, "" if options.interactive else options.prompt
+    titles = [
+        f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
+    ]
+    later = [title + opening for title in titles]
+    show(later[0])
+    for row, piece, _ in pieces:
+        if row == 0:
+            show(piece)
+        else:
+            later[row] += piece
+    show("\n".join(["", *later[1:], ""]))
+
+
+def print_objects(model: Any, tokenizer: Any, options: Namespace) -> None:
+    """Print one JSON object per sample: `text` without prompt and stop string, `tokens` with every id drawn."""
+    sampling, pieces = samples(model, tokenizer, options)
+    settings = {name: getattr(options, name) for name in ("checkpoint", "max_new_tokens", "stop")} | sampling.to_dict()
+    finished = {row: sample for row, _, sample in pieces}
+    for _, sample in sorted(finished.items()):
+        record = {"prompt": options.prompt, **sample.to_dict(), "settings": settings}
+        show(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def converse(model: Any, tokenizer: Any, options: Namespace) -> None:
+    """Continue each line typed. Ctrl-C ends a text that is being made; at the prompt, it and Ctrl-D leave."""
+    try:
+        while True:
+            options.prompt = input("> ")
+            try:
+                print_text(model, tokenizer, options)
+            except UserError as error:
+                show(f"error: {error}\n")
+            except KeyboardInterrupt:
+                show("\n")
+    except (EOFError, KeyboardInterrupt):
+        show("\n")
+
+
+def show(text: str) -> None:
+    """Print at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def generation_parser() -> Parser:
+    """The options of generate.py."""
+    parser = Parser("generate.py", description="Generate text from a checkpoint.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty starts from a newline")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="a UTF-8 file with the text to continue")
+    add("--max-new-tokens", type=whole(1), default=500, metavar="N", help="length of a sample (default: 500)")
+    add("--temperature", type=number, default=0.9, metavar="X", help="0 takes the likeliest token (default: 0.9)")
+    add("--top-k", type=whole(1), metavar="K", help="draw from the K likeliest tokens")
+    add(
+        "--top-p",
+        type=number,
+        default=0.85,
+        metavar="P",
+        help="... from those that reach probability P (default: 0.85)",
+    )
+    add("--min-p", type=number, metavar="P", help="... from those at least P times as likely as the likeliest")
+    add("--typical-p", type=number, metavar="P", help="... from the most typical ones that reach probability P")
+    add("--repetition-penalty", type=number, metavar="X", help="default: 1.2, and 1 for the char and byte tokenizers")
+    add("--repetition-window", type=whole(1), metavar="N", help="penalise ids among the last N (default: all)")
+    add("--no-repeat-ngram-size", type=whole(0), default=0, metavar="N", help="no N tokens in a row occur twice")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; repeatable")
+    add("--num-samples", type=whole(1, 4096), default=1, metavar="N", help="samples with seeds SEED, SEED + 1, ...")
+    add("--seed", type=whole(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
+    add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is)")
+    add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
+    add("--json", action="store_true", help="print one JSON object per sample")
+    return parser
+
+
+def parse_generation(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the options of generate.py; `prompt` holds the file's text where a file is named.
+
+    Raises:
+        SystemExit: status 2, or 0 after --help.
+        UserError: a value is out of range or the prompt file cannot be read.
+    """
+    options = generation_parser().parse_args(arguments)
+    sampling_of(options)
+    if not all(options.stop):
+        raise UserError("--stop must not be empty; leave it out to generate to the full length.")
+    if options.interactive and (options.json or options.prompt or options.prompt_file):
+        raise UserError("--interactive asks for prompts itself; leave out --prompt, --prompt-file and --json.")
+    if options.prompt_file is not None:
+        options.prompt = read_text(options.prompt_file)
+    return options
+
+
+def sampling_of(options: argparse.Namespace, tokenizer_name: str = "") -> Sampling:
+    """The sampling settings of the options; the default of the repetition penalty depends on the tokenizer."""
+    values = {field.name: getattr(options, field.name) for field in fields(Sampling)}
+    if values["repetition_penalty"] is None:
+        values["repetition_penalty"] = default_repetition_penalty(tokenizer_name)
+    return Sampling(**values)
+
+
+def read_text(path: str) -> str:
+    """A UTF-8 file's text, without a byte order mark and with every line end `\\n`, as texts are trained on."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_PROMPT_BYTES + 1)
+        if len(content) > MAX_PROMPT_BYTES:
+            raise UserError(f"{path} is longer than {MAX_PROMPT_BYTES >> 20} MB; name a shorter text to continue.")
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it, or name another file.") from None
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Cannot read {path} ({getattr(error, 'strerror', None) or error}); name a text file."
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

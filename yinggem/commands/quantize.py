@@ -1,0 +1,40 @@
+"""Write a checkpoint with weights of 8 or 4 bits, a fraction of the size, for generating and evaluating.
+
+python -m yinggem quantize --output model-int8.ckpt
+"""
+
+import os
+
+from yinggem.common.command_line import Parser
+from yinggem.common.errors import UserError
+from yinggem.inference.checkpoint import find_checkpoint, load_model, read_checkpoint, save_model
+from yinggem.model.config import QUANTIZATIONS
+
+
+def quantization_parser() -> Parser:
+    """The options of `python -m yinggem quantize`."""
+    parser = Parser("python -m yinggem quantize", description="Write a quantized checkpoint.", allow_abbrev=False)
+    add = parser.add_argument
+    add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
+    add("--output", metavar="FILE", required=True, help="the checkpoint to write")
+    add("--quantize", choices=QUANTIZATIONS, default="int8", help="how (default: int8)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Load, quantize, save, say how large it is.
+
+    Raises:
+        UserError: as `load_model` and `write_checkpoint`; the output is the checkpoint itself.
+    """
+    options = quantization_parser().parse_args(arguments)
+    path = options.checkpoint or find_checkpoint()
+    if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
+        raise UserError(f"--output {options.output} is the checkpoint itself, which could not be trained any more; "
+                        "name another file.")  # fmt: skip
+    model, tokenizer = load_model(path, quantization=options.quantize)
+    entry = read_checkpoint(path)["yinggem"]
+    kept = {name: entry[name] for name in ("context_length",) if name in entry}
+    save_model(options.output, model, tokenizer, **kept)
+    before, after = os.path.getsize(path), os.path.getsize(options.output)
+    print(f"{options.output}: {after / 1e6:.1f} MB, {path}: {before / 1e6:.1f} MB")

@@ -1,0 +1,260 @@
+"""Checkpoint files: what YingGem adds to them, finding them, and reading them without trust.
+
+A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
+"model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data, and how the
+weights are quantized where they are. That alone is enough to generate text. A file may come from anybody: it is
+checked before it is believed, and it never runs code.
+"""
+
+import os
+import pickletools
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from yinggem.common.errors import UserError
+from yinggem.common.files import matches, write_atomically
+from yinggem.model.config import QUANTIZATIONS, ModelConfig
+from yinggem.model.kernels.huge_pages import zeros
+from yinggem.model.quantization import is_usable, quantization_of, quantize, weights_in
+from yinggem.model.transformer import Transformer
+from yinggem.text.tokenizer import Tokenizer, from_state_dict
+
+FORMAT = 1
+PREFIX = "model."
+LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # as yinggem.common.files names what it writes
+
+# What plain data and tensors need, and nothing of what else weights_only allows: torch.FloatTensor(10**12) is a bomb.
+PLAIN = re.compile(
+    r"collections (OrderedDict|Counter)|_codecs encode|builtins (set|complex)|torch (Size|device|\w+Storage)"
+    r"|torch (bool|uint\d+|int\d+|float\d+|bfloat16|complex\d+)|torch\._utils _rebuild_(tensor_v2|parameter)"
+)
+MAX_PICKLE = 1 << 28  # bytes of structure, tensors apart
+
+
+def metadata(config: ModelConfig, tokenizer: Tokenizer, **more: Any) -> dict[str, Any]:
+    """The "yinggem" entry of a checkpoint; `more` is plain data beside it, such as context_length."""
+    return {"format": FORMAT, "model_config": config.to_dict(), "tokenizer": tokenizer.state_dict(), **more}
+
+
+def save_model(path: str | Path, model: Transformer, tokenizer: Tokenizer, **more: Any) -> None:
+    """Write a checkpoint of the weights alone, which `load_model` and generate.py read like any other."""
+    weights = {PREFIX + name: tensor.detach() for name, tensor in model.state_dict().items()}
+    kind = quantization_of(model)
+    more |= {"quantization": kind} if kind else {}
+    content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint's dict, whole or not at all; UserError when the disk is full or read-only."""
+
+    def save(file: BinaryIO) -> None:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch hides what the disk said behind a complaint of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, save)
+
+
+def load_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    quantization: str | None = None,
+) -> tuple[Transformer, Tokenizer]:
+    """Rebuild the model of a checkpoint, in eval mode and in memory of its own, and its tokenizer.
+
+    Args:
+        dtype: of the weights, those that are integers excepted; None as they are in the file.
+        quantization: see `yinggem.model.quantization.quantize`; None as in the file.
+
+    Raises:
+        UserError: as `read_checkpoint`, when architecture, weights and tokenizer do not belong together, and as
+            `quantize`.
+    """
+    checkpoint = read_checkpoint(path)
+    entry = checkpoint["yinggem"]
+    try:
+        config, tokenizer = ModelConfig.from_dict(entry.get("model_config")), from_state_dict(entry.get("tokenizer"))
+    except UserError as error:
+        raise _refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
+    if tokenizer.vocab_size != config.vocab_size:
+        raise _refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
+    kept_as = entry.get("quantization")
+    if kept_as not in (None, *QUANTIZATIONS):
+        raise _refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
+    weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
+    with torch.device("meta"), _SkipInitialisation():
+        model = Transformer(config)
+        if kept_as:
+            quantize(model, kept_as)
+    _check_fit(path, weights, model, bool(kept_as))
+    own = {name: _own(tensor, device, dtype, bool(kept_as)) for name, tensor in weights.items()}
+    model.load_state_dict(own, assign=True)
+    if quantization:
+        quantize(model, quantization)
+    return model.eval(), tokenizer
+
+
+def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None, quantized: bool) -> Tensor:
+    """A copy to keep; `quantized` ones are not for training, and their scales stay exact."""
+    own = zeros(tensor.shape, tensor.dtype if quantized else dtype or tensor.dtype, device).copy_(tensor)
+    return own if quantized else nn.Parameter(own)
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The dict in a checkpoint, verified: every byte against its checksum, the structure before the tensors.
+
+    Tensors stay in the file (memory-mapped) until they are used or copied.
+
+    Raises:
+        UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data.
+    """
+    _verify(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
+        raise _refusal(path, "cannot be read as plain data and tensors") from None
+    entry = content.get("yinggem") if isinstance(content, dict) else None
+    if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
+        raise _refusal(path, "was not written by YingGem")
+    if not isinstance(entry.get("format"), int) or entry["format"] != FORMAT:  # a tensor has no single answer
+        raise _refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
+    return content
+
+
+def find_checkpoint(outputs: str | Path = "outputs") -> Path:
+    """The newest run's best checkpoint, its last one where it has no best; runs without either are passed over.
+
+    Raises:
+        UserError: there is none; the sentence says what to type.
+    """
+    outputs = Path(outputs)
+    latest = outputs / "latest"  # a link to the newest run, or a text file that names it
+    try:
+        first = outputs / latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest
+    except (OSError, ValueError):
+        first = latest
+    for run in (first, *reversed(matches(outputs, "*/*/"))):
+        for name in ("best.ckpt", "last.ckpt"):
+            if (run / "checkpoints" / name).is_file():
+                return run / "checkpoints" / name
+    raise UserError(f"No checkpoint was found in {outputs}; train one with `python train.py` or name one.")
+
+
+def clean_leftovers(folder: str | Path) -> list[Path]:
+    """Remove the partial files of writers that were killed, and name them; those of living processes stay."""
+    removed = []
+    for path in Path(folder).glob(".*.partial"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():  # nothing of ours is half written between two writes
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _refusal(path: str | Path, reason: str) -> UserError:
+    return UserError(f"The checkpoint {path} {reason}; use another one, such as a last.ckpt that train.py wrote.")
+
+
+def _verify(path: str | Path) -> None:
+    """Check the archive before torch opens it; torch.load compares no checksum. 540 MB take 0.25 s."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(0, "not a file")
+        with open(path, "rb") as file:
+            size, magic = os.fstat(file.fileno()).st_size, file.read(2)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot read the checkpoint {path} ({reason}); name a file that train.py wrote.") from None
+    if magic != b"PK" and not zipfile.is_zipfile(path):
+        raise _refusal(path, "is empty" if not size else "is not a file of torch.save")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _verify_entries(path, archive, size)
+    except UserError:
+        raise
+    except Exception:  # zipfile raises half a dozen kinds on damaged headers
+        raise _refusal(path, "is damaged or cut short") from None
+
+
+def _verify_entries(path: str | Path, archive: zipfile.ZipFile, size: int) -> None:
+    entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > size or any(entry.compress_type for entry in entries):
+        raise _refusal(path, "is damaged or claims more than it holds")
+    for entry in entries:
+        with archive.open(entry) as file:
+            while file.read(1 << 20):  # zipfile compares the checksum at the end
+                pass
+    structure = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(structure) != 1 or structure[0].file_size > MAX_PICKLE:
+        raise _refusal(path, "is not a file of torch.save")
+    for opcode, name, _ in pickletools.genops(archive.read(structure[0])):
+        if "GLOBAL" in opcode.name and not PLAIN.fullmatch(str(name)):
+            thing = str(name)[:80].replace(" ", ".")
+            raise _refusal(path, f"was refused, for it holds {thing!r}: more than plain data, and it could run code")
+
+
+class _SkipInitialisation(TorchFunctionMode):
+    """Leave weights as they are made: they are replaced, and drawing numbers on "meta" imports a compiler for 1 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", *args[:1])
+        return func(*args, **(kwargs or {}))
+
+
+def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig, kind: str | None) -> dict[str, Tensor]:
+    """The Transformer's entries of a state dict, plain numbers and as many as the architecture has."""
+    state = {name: tensor for name, tensor in state.items() if isinstance(name, str) and name.startswith(PREFIX)}
+    weights = {name[len(PREFIX) :]: tensor for name, tensor in state.items()}
+    for name, tensor in weights.items():
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or not tensor.is_contiguous() or not (kind or tensor.is_floating_point()):
+            raise _refusal(path, f"holds no plain weights under {name[:80]!r}")
+    if not kind and len({tensor.dtype for tensor in weights.values()}) > 1:
+        raise _refusal(path, "mixes weights of several types")
+    count = sum(weights_in(name, tensor, kind) for name, tensor in weights.items())
+    held = sum(tensor.nbytes for tensor in weights.values())
+    if count != config.parameters or held > os.path.getsize(path):
+        raise _refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
+    return weights
+
+
+def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer, quantized: bool) -> None:
+    """Names and shapes; of quantized weights, whose kernels are particular, the types and numbers as well."""
+    expected, found = (
+        {name: [*tensor.shape, *([tensor.dtype] if quantized else [])] for name, tensor in tensors.items()}
+        for tensors in (model.state_dict(), weights)
+    )
+    for name in sorted(expected.keys() | found.keys()):
+        have, want = found.get(name, "nothing"), expected.get(name, "nothing")
+        if have != want:
+            raise _refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
+    for name, tensor in weights.items():
+        if quantized and not is_usable(name, tensor):
+            raise _refusal(path, f"holds numbers under {name[:80]!r} that no weights have")

@@ -1,0 +1,128 @@
+"""Generation for people: a prompt of text in, pieces of text out, ended by a stop string or a length."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from yinggem.common.errors import UserError
+from yinggem.inference.generation import generate
+from yinggem.inference.sampling import Sampling
+from yinggem.model.transformer import Transformer
+from yinggem.text.tokenizer import StreamDecoder, Tokenizer
+
+
+class StopStrings:
+    """Passes text on as it comes, up to the stop string that is complete first; that one is not passed on.
+
+    What may still become a stop string is held back, so the outcome does not depend on how the text is cut.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if not all(stops):
+            raise UserError("A stop string must not be empty; leave --stop out to generate to the full length.")
+        self.stops, self.held, self.found = stops, "", False
+
+    def push(self, text: str) -> str:
+        """The part of the text so far that is certain and has not been returned before."""
+        if self.found:
+            return ""
+        text = self.held + text
+        starts = [(text.find(stop) + len(stop), text.find(stop)) for stop in self.stops if stop in text]
+        if starts:
+            self.found, self.held = True, ""
+            return text[: min(starts)[1]]
+        keep = max((self._overlap(text, stop) for stop in self.stops), default=0)
+        self.held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """What was held back, now that no more text comes."""
+        held, self.held = self.held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Length of the longest end of `text` that begins `stop`."""
+        return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Completion:
+    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length" or "stop")."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str]) -> None:
+        self.seed, self.tokens, self.text = seed, list[int](), ""
+        self.finish_reason: str | None = None
+        self._decoder, self._stops = StreamDecoder(tokenizer), StopStrings(stops)
+
+    def push(self, token: int) -> str:
+        """Take the next id and return the text that is certain by now."""
+        self.tokens.append(token)
+        piece = self._stops.push(self._decoder.push(token))
+        if self._stops.found:
+            self.finish_reason = "stop"
+        self.text += piece
+        return piece
+
+    def finish(self) -> str:
+        """No more ids come: return the rest of the text."""
+        piece = self._stops.push(self._decoder.finish())
+        self.finish_reason = "stop" if self._stops.found else "length"
+        piece += self._stops.finish()
+        self.text += piece
+        return piece
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a record."""
+        return {"text": self.text, "tokens": self.tokens, "seed": self.seed, "finish_reason": self.finish_reason}
+
+
+def complete(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    stops: Sequence[str] = (),
+) -> Iterator[tuple[int, str, Completion]]:
+    """Continue `prompt` once per seed, all at once, yielding (number of the sample, new text, the sample so far).
+
+    An empty prompt is continued from a newline, or from id 0 where the tokenizer has none.
+
+    Raises:
+        UserError: the tokenizer cannot encode the prompt (at once), or as `generate` (while it runs).
+    """
+    samples = [Completion(tokenizer, seed, stops) for seed in seeds]
+    device = next(model.parameters()).device
+    rows = torch.tensor([prompt_ids(tokenizer, prompt)], device=device).expand(len(seeds), -1)
+    return _advance(samples, generate(model, rows, max_new_tokens, sampling, seeds))
+
+
+def _advance(samples: list[Completion], steps: Iterator[torch.Tensor]) -> Iterator[tuple[int, str, Completion]]:
+    for tokens in steps:
+        for number, (sample, token) in enumerate(zip(samples, tokens.tolist(), strict=True)):
+            if sample.finish_reason is None:
+                yield number, sample.push(token), sample
+        if all(sample.finish_reason for sample in samples):
+            return
+    for number, sample in enumerate(samples):
+        if sample.finish_reason is None:
+            yield number, sample.finish(), sample
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids to start from, at least one."""
+    if prompt:
+        return tokenizer.encode(prompt)
+    try:
+        return tokenizer.encode("\n")
+    except UserError:
+        return [0]
+
+
+def complete_text(
+    model: Transformer, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int
+) -> str:
+    """One sample's text without its prompt, all at once."""
+    return "".join(piece for _, piece, _ in complete(model, tokenizer, prompt, max_new_tokens, sampling, [seed]))

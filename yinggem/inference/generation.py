@@ -1,0 +1,215 @@
+"""Text from a model: the sampling filters, drawing a token, and the one loop that generates.
+
+Filters are functions from logits (B, V), float32, to logits in which -inf marks what may not be drawn. Each keeps at
+least one token of every row. Their meaning and order are those of the logits processors of transformers.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from yinggem.common.errors import UserError
+from yinggem.inference.sampling import Sampling
+from yinggem.model.kv_cache import KVCache
+from yinggem.model.layers import decoding
+from yinggem.model.transformer import Transformer
+
+PREFILL = 2048  # prompt tokens per forward pass: bounds the memory that a long prompt takes
+LEAST_TEMPERATURE = 1e-5  # below it the likeliest token is certain in float32
+
+
+def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Divide positive and multiply negative logits by `penalty` where `seen` (B, V) is true."""
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def ban(logits: Tensor, banned: Sequence[set[int]]) -> Tensor:
+    """Forbid the ids of each row's set; a row whose every id is banned stays as it is."""
+    logits = logits.clone()
+    for row, ids in zip(logits, banned, strict=True):
+        if 0 < len(ids) < len(row):
+            row[torch.tensor(list(ids), device=row.device)] = -torch.inf
+    return logits
+
+
+def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Divide by the temperature; the largest logit is moved to 0 first, so that nothing overflows."""
+    return (logits - logits.amax(-1, keepdim=True)) / temperature
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """The k likeliest tokens, and those as likely as the k-th."""
+    least = logits.topk(min(k, logits.size(-1))).values[:, -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """The smallest set of likeliest tokens whose probability reaches p: those with less than p before them.
+
+    A full sort of GPT-2's vocabulary costs more than the model's share of a token, so a few likeliest are sorted
+    first, and more only when they do not reach p.
+    """
+    probabilities, size, count = logits.softmax(-1), logits.size(-1), 256
+    while True:
+        likeliest, ids = probabilities.topk(min(count, size))
+        before = likeliest.cumsum(-1) - likeliest
+        if count >= size or bool((before[:, -1] >= p).all()):
+            break
+        count *= 16
+    kept = logits.gather(1, ids).masked_fill(before >= p, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(1, ids, kept)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """Tokens at least p times as likely as the likeliest."""
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
+
+
+def keep_typical(logits: Tensor, p: float) -> Tensor:
+    """Locally typical sampling (Meister et al. 2022): tokens whose surprise is nearest the entropy, up to mass p."""
+    logs = logits.log_softmax(-1)
+    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
+    distance, order = (-logs - entropy).abs().sort(-1)
+    mass = logs.exp().gather(1, order).cumsum(-1)
+    last = (mass < p).sum(-1, keepdim=True).clamp_(max=logits.size(-1) - 1)
+    farthest = distance.gather(1, last)
+    return logits.masked_fill((-logs - entropy).abs() > farthest, -torch.inf)
+
+
+class History:
+    """What the filters need to know of the ids so far, kept up to date in constant time per token.
+
+    Args:
+        prompt: (B, T) ids; they count as seen.
+    """
+
+    def __init__(self, prompt: Tensor, vocab_size: int, sampling: Sampling) -> None:
+        self.counts: Tensor | None = None  # (B, V): how often each id stands in the repetition window
+        self.recent: deque[Tensor] | None = None  # the (B, 1) ids in it, oldest first
+        self.window, self.size = sampling.repetition_window, sampling.no_repeat_ngram_size
+        if sampling.repetition_penalty != 1:
+            recent = prompt[:, -self.window :] if self.window else prompt
+            self.counts = torch.zeros(len(prompt), vocab_size, dtype=torch.int32, device=prompt.device)
+            self.counts.scatter_add_(1, recent, torch.ones_like(recent, dtype=torch.int32))
+            self.recent = deque(recent.split(1, dim=1)) if self.window else None
+        self.followers: list[dict[tuple[int, ...], set[int]]] = [{} for _ in prompt]  # n-1 ids -> the ids after them
+        self.tails: list[deque[int]] = [deque(maxlen=max(self.size - 1, 0)) for _ in prompt]
+        if self.size:
+            for row, ids in enumerate(prompt.tolist()):
+                for token in ids:
+                    self._follow(row, token)
+
+    def add(self, tokens: Tensor) -> None:
+        """Count the next ids (B,)."""
+        if self.counts is not None:
+            column = tokens[:, None]
+            one = torch.ones_like(column, dtype=torch.int32)
+            self.counts.scatter_add_(1, column, one)
+            if self.recent is not None:
+                self.recent.append(column)
+                if len(self.recent) > (self.window or 0):
+                    self.counts.scatter_add_(1, self.recent.popleft(), -one)
+        if self.size:
+            for row, token in enumerate(tokens.tolist()):
+                self._follow(row, token)
+
+    def banned(self) -> list[set[int]]:
+        """For each row the ids that would complete an n-gram it already holds."""
+        return [rows.get(tuple(tail), set()) for rows, tail in zip(self.followers, self.tails, strict=True)]
+
+    def _follow(self, row: int, token: int) -> None:
+        tail = self.tails[row]
+        if len(tail) == self.size - 1:
+            self.followers[row].setdefault(tuple(tail), set()).add(token)
+        tail.append(token)
+
+
+def apply_filters(logits: Tensor, sampling: Sampling, history: History) -> Tensor:
+    """Every filter that `sampling` switches on, in its order; at temperature 0 those before the temperature."""
+    if history.counts is not None:
+        logits = penalize_repetition(logits, history.counts > 0, sampling.repetition_penalty)
+    if history.size:
+        logits = ban(logits, history.banned())
+    if sampling.temperature < LEAST_TEMPERATURE:
+        return logits
+    logits = scale_temperature(logits, sampling.temperature)
+    if sampling.top_k:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p:
+        logits = keep_min_p(logits, sampling.min_p)
+    if sampling.typical_p is not None and sampling.typical_p < 1:
+        logits = keep_typical(logits, sampling.typical_p)
+    return logits
+
+
+def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """Draw one id per row (B,) from logits (B, V), row k with generator k alone.
+
+    Inverse transform sampling: the first id up to which the probabilities sum to more than a uniform number. In float64
+    rounding moves that number across a boundary about once in a million tokens, so a row draws the same whatever else
+    is in its batch.
+    """
+    mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    draws = [torch.rand(1, dtype=mass.dtype, device=mass.device, generator=generator) for generator in generators]
+    total = mass[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))  # past the last id that may be drawn there is nothing
+    return torch.searchsorted(mass, (torch.stack(draws) * total).minimum(below), right=True)[:, 0]
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer, prompt: Tensor, max_new_tokens: int, sampling: Sampling, seeds: Sequence[int]
+) -> Iterator[Tensor]:
+    """Continue each row of `prompt` (B, T), T >= 1, yielding the next ids (B,) as they are made.
+
+    Args:
+        seeds: one per row; a row's text depends on its own prompt and seed only.
+
+    Raises:
+        UserError: the prompt is empty, max_new_tokens is below 1, or the model's output is not finite.
+    """
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
+    if not prompt.size(1):
+        raise UserError("The prompt is empty; generation needs one token to start from.")
+    generators = [Generator(prompt.device).manual_seed(seed) for seed in seeds]
+    history = History(prompt, model.config.vocab_size, sampling)
+    cache, logits = _prefill(model, prompt, max_new_tokens)
+    with decoding(model, len(prompt)):
+        for step in range(max_new_tokens):
+            tokens = _choose(logits, sampling, history, generators)
+            yield tokens
+            if step + 1 < max_new_tokens:
+                history.add(tokens)
+                logits = model.head(model.hidden(tokens[:, None], cache))[:, 0].float()
+
+
+def _choose(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
+    """The next ids (B,)."""
+    if not bool(logits.amax(-1).isfinite().all()):  # not a number anywhere is one here
+        raise UserError("The model's output is not a finite number: its training diverged; use another checkpoint.")
+    logits = apply_filters(logits, sampling, history)
+    return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
+
+
+def _prefill(model: Transformer, prompt: Tensor, more: int) -> tuple[KVCache, Tensor]:
+    """A cache that has seen `prompt` (B, T), and the logits (B, V) after it. Rows that are all the same run once."""
+    config, weight = model.config, model.norm.weight
+    if config.attention_window and config.attention_window >= prompt.size(1) + more:
+        config = replace(config, attention_window=None)  # never full: the cache grows only as far as it is needed
+    same = bool((prompt == prompt[:1]).all())
+    rows = prompt[:1] if same else prompt
+    cache = KVCache(config, len(rows), weight.device, weight.dtype)
+    for part in rows.split(PREFILL, dim=1):
+        hidden = model.hidden(part, cache)
+    logits = model.head(hidden[:, -1:])[:, 0].float()
+    if same and len(prompt) > 1:
+        cache.keys, cache.values = (x.expand(-1, len(prompt), -1, -1, -1).clone() for x in (cache.keys, cache.values))
+        logits = logits.expand(len(prompt), -1)
+    return cache, logits

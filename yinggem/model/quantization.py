@@ -1,0 +1,130 @@
+"""Weights as small integers: less memory to read, which is what the speed of decoding is made of.
+
+The embedding, the head and every matrix between them are rounded, norms and biases stay as they are. int8 is as good
+as the floats (benchmarks/quantization.py has the figures) and fast for batches and prompts too; int4 is the fastest for
+one text at a time, a third of a percent worse, and leaves a matrix in 8 bits whose rows are no multiple of 32. Both
+are fast on x86; elsewhere (GPUs, other processors) weights become floats for each product: as small, no faster.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from yinggem.common.errors import UserError
+from yinggem.model.config import QUANTIZATIONS
+from yinggem.model.kernels.integer_matrix import FAR, GROUP, HUGE, TINY, Int4Matrix, Int8Matrix, QuantizedMatrix
+from yinggem.model.transformer import TiedHead, Transformer
+
+SHARED = (".scale", ".zero")  # ends of names in a state dict: of many weights
+
+
+class _Embedding(QuantizedMatrix):
+    """nn.Embedding."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Ids (...) -> (..., K) float32."""
+        return self.look_up(tokens)
+
+
+class _Linear(QuantizedMatrix):
+    """nn.Linear."""
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
+        super().__init__(weight)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) -> (..., N)."""
+        return self.multiply(x, self.bias)
+
+
+class Int8Embedding(_Embedding, Int8Matrix):
+    """nn.Embedding of 8 bits."""
+
+
+class Int4Embedding(_Embedding, Int4Matrix):
+    """nn.Embedding of 4 bits."""
+
+
+class Int8Linear(_Linear, Int8Matrix):
+    """nn.Linear of 8 bits."""
+
+
+class Int4Linear(_Linear, Int4Matrix):
+    """nn.Linear of 4 bits."""
+
+
+EMBEDDINGS: dict[str, type[_Embedding]] = {"int8": Int8Embedding, "int4": Int4Embedding}
+LINEARS: dict[str, type[_Linear]] = {"int8": Int8Linear, "int4": Int4Linear}
+
+
+class QuantizedTiedHead(nn.Module):
+    """`TiedHead`: the embedding's matrix, and a bias of its own."""
+
+    def __init__(self, embedding: QuantizedMatrix, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple: not registered a second time as a submodule
+        self.bias = bias
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D) float32."""
+        return self._embedding[0].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> logits (..., V)."""
+        return self._embedding[0].multiply(hidden, self.bias)
+
+
+def quantize(model: Transformer, kind: str = "int8") -> Transformer:
+    """Replace the matrices of `model` in place, for inference only; returns it. A quantised model stays as it is.
+
+    Raises:
+        UserError: the kind is unknown, or not the one the model has already; or weights are not finite numbers.
+    """
+    if kind not in QUANTIZATIONS:
+        raise UserError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {str(kind)[:40]!r}.")
+    before = quantization_of(model)
+    if before == kind:
+        return model
+    if before:
+        raise UserError(f"The weights are {before} already; make {kind} from the checkpoint those were made from.")
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta and not all(math.isfinite(x.item()) for x in (parameter.amin(), parameter.amax())):
+            raise UserError(f"The weights in {name} are not finite numbers: training diverged; use another checkpoint.")
+    embedding = EMBEDDINGS[_kind_of(model.embedding.weight, kind)](model.embedding.weight)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, LINEARS[_kind_of(child.weight, kind)](child.weight, child.bias))
+    if isinstance(model.head, TiedHead):
+        model.head = QuantizedTiedHead(embedding, model.head.bias)  # type: ignore[assignment]
+    model.embedding = embedding  # type: ignore[assignment]
+    return model.requires_grad_(False)
+
+
+def quantization_of(model: Transformer) -> str | None:
+    """How the weights of `model` are kept: one of `QUANTIZATIONS`, or None for floats."""
+    kinds = {"int4" if isinstance(m, Int4Matrix) else "int8" for m in model.modules() if isinstance(m, QuantizedMatrix)}
+    return min(kinds, default=None)  # int4 where there are both
+
+
+def _kind_of(weight: Tensor, kind: str) -> str:
+    return "int8" if weight.size(1) % GROUP else kind
+
+
+def weights_in(name: str, tensor: Tensor, kind: str | None) -> int:
+    """How many weights an entry of a model's state dict makes."""
+    if not kind:
+        return tensor.numel()
+    return 0 if name.endswith(SHARED) else tensor.numel() * (2 if name.endswith(".nibbles") else 1)
+
+
+def is_usable(name: str, tensor: Tensor) -> bool:
+    """Whether the weights that an entry of a quantized model's state dict makes are finite numbers."""
+    if name.endswith(".scale"):
+        return bool(((tensor >= TINY) & (tensor <= HUGE)).all())
+    if name.endswith(".zero"):
+        return bool((tensor.abs() <= FAR).all())
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -1,0 +1,171 @@
+"""The decoder-only Transformer: blocks, initialisation, parameter and FLOP counts."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from yinggem.model.attention import attention, check_backend
+from yinggem.model.config import ModelConfig
+from yinggem.model.kv_cache import KVCache
+from yinggem.model.layers import GeGLU, Linear, RMSNorm, TiedHead
+from yinggem.model.rope import rotary_angles, rotate
+
+Angles = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head causal sliding-window attention with rotary positions and grouped key/value heads."""
+
+    attend = staticmethod(attention)
+
+    def __init__(self, config: ModelConfig, backend: str) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.size = config.num_attention_heads, config.key_value_heads, config.head_size
+        self.window, self.dropout, self.backend = config.attention_window, config.attention_dropout, backend
+        self.qkv = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.size, bias=config.bias)
+        self.output = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.query_norm, self.key_norm = (RMSNorm(self.size, config.rms_norm_eps) for _ in range(2))
+
+    def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        query, key, value = self.project(x, angles)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        dropout = self.dropout if self.training else 0.0
+        out = self.attend(query, key, value, self.window, dropout, self.backend)
+        return self.output(out.transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> query (B, Hq, T, d), key and value (B, Hkv, T, d), normalised and rotated as configured."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.size))  # (B, T, Hq + 2 Hkv, d)
+        turning, value = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.qk_norm:
+            query, key = turning.split((self.heads, self.kv_heads), dim=2)
+            turning = torch.cat((self.query_norm(query), self.key_norm(key)), dim=2)
+        turned = rotate(turning, *angles).transpose(1, 2)  # (B, H, T, d)
+        query, key = turned.split((self.heads, self.kv_heads), dim=1)
+        if torch.is_grad_enabled():
+            value = value.contiguous()  # a part of qkv would keep all of it until the backward pass
+        return query, key, value.transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then GeGLU."""
+
+    def __init__(self, config: ModelConfig, backend: str) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, backend)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GeGLU(config.hidden_size, config.intermediate_size, config.bias)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, layer))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class Transformer(nn.Module):
+    """Token ids to next-token logits, as `ModelConfig` describes.
+
+    Args:
+        config: the architecture.
+        attention_backend: see `yinggem.model.attention.BACKENDS`; all mean the same.
+
+    Raises:
+        UserError: there is no such backend.
+    """
+
+    def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
+        super().__init__()
+        check_backend(attention_backend)
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config, attention_backend) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head: Linear | TiedHead
+        if config.tie_word_embeddings:
+            self.head = TiedHead(self.embedding, config.bias)
+        else:
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=config.bias)
+        self.reset_parameters()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, T) -> logits (B, T, V)."""
+        return self.head(self.hidden(tokens))
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Token ids (B, T) -> hidden states (B, T, D) after the final norm.
+
+        With a cache the tokens continue the text it has seen, at the absolute positions that follow.
+        """
+        start, length = (cache.length if cache else 0), tokens.size(1)
+        if cache:
+            cache.reserve(length)
+        angles = rotary_angles(start, length, self.config.head_size, self.config.rope_theta, tokens.device)
+        x = self.dropout(self.embedding(tokens))
+        for layer, block in enumerate(self.blocks):
+            # A compiled block would compile again for every length of the cache, to no gain: decoding reads memory.
+            x = block.forward(x, angles, cache, layer) if cache else block(x, angles)
+        if cache:
+            cache.advance(length)
+        return self.norm(x)
+
+    def compile_blocks(self) -> None:
+        """torch.compile every block in place: the state dict keeps its names.
+
+        Attention stays as it is: its loop over the sequence would be unrolled, which takes minutes and gains nothing.
+        """
+        attend = torch.compiler.disable(attention)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attend = attend
+            elif isinstance(module, Block):
+                module.compile()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D), the embedding's own where they are tied."""
+        return self.head.weight
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """(V,) or None."""
+        return self.head.bias
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of trainable parameters, shared ones once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations of one training token in a sequence of `length`: forward and backward.
+
+        6 per weight that multiplies (2 forward, 4 backward: every matrix, the head's included, the embedding
+        look-up not), and 12 * layers * D per key that a query sees (scores and their product with the values),
+        averaged over the sequence: mean_i min(i, W) for i = 1 .. T. The elementwise work is not counted.
+        """
+        config = self.config
+        matrices = [module.weight for module in self.modules() if isinstance(module, nn.Linear | TiedHead)]
+        window = min(config.attention_window or length, length)
+        keys = (window * (window + 1) / 2 + (length - window) * window) / length
+        attention = 12 * config.num_hidden_layers * config.hidden_size * keys
+        return 6 * sum(weight.numel() for weight in matrices) + attention
+
+    def reset_parameters(self) -> None:
+        """Normal weights, the residual branches' last layers shrunk by sqrt(2 * layers) as GPT-2; biases 0, norms 1."""
+        std = self.config.initializer_range
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                nn.init.ones_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+                shrink = math.sqrt(2 * self.config.num_hidden_layers) if residual else 1.0
+                nn.init.normal_(parameter, std=std / shrink)

@@ -1,0 +1,110 @@
+"""The words after `train.py`: Hydra's flags told from settings, and paths taken as they are written."""
+
+import argparse
+import os
+import re
+
+from yinggem.common.command_line import Parser
+from yinggem.common.errors import UserError
+from yinggem.common.files import URL
+
+PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
+NEEDED = ("outputs", "run_dir")  # which no run can do without
+OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
+# Hydra knows null in its files only, and ~ for groups of one choice only.
+NOTHING = {word: f"{group}=[]" for group in OPTIONAL for word in (f"{group}=null", f"~{group}")}
+FLAGS: dict[tuple[str, ...], dict[str, object]] = {
+    ("--help", "-h"): {"action": "store_true"},
+    ("--hydra-help",): {"action": "store_true"},
+    ("--version",): {"action": "store_true"},
+    ("--cfg", "-c"): {"choices": ("job", "hydra", "all")},
+    ("--resolve",): {"action": "store_true"},
+    ("--package", "-p"): {},
+    ("--run", "-r"): {"action": "store_true"},
+    ("--multirun", "-m"): {"action": "store_true"},
+    ("--shell-completion", "-sc"): {"action": "store_true"},
+    ("--config-path", "-cp"): {},
+    ("--config-name", "-cn"): {},
+    ("--config-dir", "-cd"): {},
+    ("--info", "-i"): {
+        "nargs": "?",
+        "const": "all",
+        "choices": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    },
+}
+
+
+def tidy(arguments: list[str]) -> list[str]:
+    """The same words in the order and the grammar that Hydra reads: flags first, paths in quotes.
+
+    Raises:
+        SystemExit: status 2 after one sentence, for a flag there is not.
+    """
+    parser = Parser("train.py", add_help=False, allow_abbrev=False)
+    for names, options in FLAGS.items():
+        parser.add_argument(*names, **options)  # type: ignore[arg-type]
+    parser.add_argument("settings", nargs="*")
+    found = parser.parse_intermixed_args(arguments)
+    flags = _flags(found)
+    if found.hydra_help or found.version:
+        return flags  # Hydra would look for our settings in a configuration of its own
+    _check_multirun(found)
+    return [*flags, *(NOTHING.get(setting) or quote_path(setting, found.multirun) for setting in found.settings)]
+
+
+def _check_multirun(found: argparse.Namespace) -> None:
+    """UserError for what makes sense with -m only."""
+    if found.multirun or found.cfg or found.info or found.help:
+        return
+    for setting in found.settings:
+        group, _, choice = setting.lstrip("+").partition("=")
+        if group in ("sweep", "launcher", "hydra/launcher", "hydra/sweeper") and choice not in ("", "null", "[]"):
+            raise UserError(f"{setting} is for many runs from one command; write `python train.py -m {setting}`.")
+
+
+def only_shows(arguments: list[str]) -> bool:
+    """Whether the command prints something and trains nothing."""
+    shows = {name for names in FLAGS for name in names} - {"--run", "-r", "--multirun", "-m"}
+    return any(argument.partition("=")[0] in shows for argument in arguments if argument.startswith("-"))
+
+
+def _flags(found: argparse.Namespace) -> list[str]:
+    words = []
+    for names in FLAGS:
+        value = getattr(found, names[0].lstrip("-").replace("-", "_"))
+        if value is True:
+            words.append(names[0])
+        elif value:
+            words.append(f"{names[0]}={value}")
+    return words
+
+
+def quote_path(setting: str, multirun: bool = False) -> str:
+    """A setting that names a path, with the path in quotes where Hydra's grammar would read it as something else.
+
+    Raises:
+        UserError: the path is empty, as of a shell variable that is not set; it would mean the folder / or this one.
+    """
+    name, equals, value = setting.partition("=")
+    if name.lstrip("+") not in PATHS or not equals:
+        return setting
+    if value in ("null", "None") and name not in NEEDED:
+        return setting
+    if value in ("", "''", '""', "null", "None"):
+        raise UserError(f"{name} needs a path; write {name}=PATH, or leave it out.")
+    if value[0] in "'\"" or "${" in value or (multirun and "," in value and not os.path.exists(value)):
+        return setting  # already in quotes; an interpolation; several paths, one for each job
+    value = os.path.expanduser(value)
+    if name.lstrip("+").startswith("data.") and not URL.match(value):
+        value = os.path.abspath(value)  # the run may be continued from another folder
+    plain = re.fullmatch(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS
+    return f"{name}={value if plain else quoted(value)}"
+
+
+_WORDS = ("true", "false", "nan", "inf", "infinity", "null", "none", "yes", "no", "on", "off")
+
+
+def quoted(value: object) -> str:
+    """A text as a value of Hydra's override grammar, in which backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value))
+    return f"'{escaped}'"

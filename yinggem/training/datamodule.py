@@ -1,0 +1,278 @@
+"""Token arrays to (inputs, targets) windows, and loaders whose position can be saved and restored."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from yinggem.common.errors import UserError
+from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
+from yinggem.text.token_array import TokenArray
+from yinggem.text.tokenizer import Tokenizer
+
+Ids = np.ndarray | TokenArray  # (N,) integers
+Window = tuple[int, int]  # first input token, number of targets
+Batch = tuple[Tensor, Tensor]  # inputs and targets, both (B, T) int64
+
+
+def training_windows(tokens: int, length: int, seed: int, epoch: int) -> np.ndarray:
+    """Starts (n,) of one epoch's windows, shuffled; both phase and order depend on (seed, epoch) alone.
+
+    n = (tokens - 1) // length in every epoch. Where the phase leaves room for one window fewer, the missing one is the
+    first of the text, so that what lies before the phase is trained on as well.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    count = (tokens - 1) // length
+    starts = np.arange(generator.integers(length), tokens - length, length)
+    if len(starts) < count:
+        starts = np.append(starts, 0)
+    return generator.permutation(starts[:count])
+
+
+def evaluation_windows(tokens: int, length: int) -> list[Window]:
+    """Consecutive windows that predict every token after the first exactly once; the last may be short."""
+    return [(start, min(length, tokens - 1 - start)) for start in range(0, tokens - 1, length)]
+
+
+class Windows(Dataset[Batch]):
+    """Batches of windows by their (start, length); all windows of a batch have the same length."""
+
+    def __init__(self, ids: Ids) -> None:
+        self.ids = ids
+
+    def __getitems__(self, windows: list[Window]) -> Batch:
+        block = np.empty((len(windows), windows[0][1] + 1 if windows else 1), np.int64)  # (B, T + 1)
+        for row, (start, length) in zip(block, windows, strict=True):
+            row[:] = self.ids[start : start + length + 1]
+        rows = torch.from_numpy(block)
+        return rows[:, :-1], rows[:, 1:]
+
+
+class TrainingBatches(Sampler[list[Window]]):
+    """One rank's batches of an epoch, from a position on.
+
+    The global batch g is windows g*R*B .. (g+1)*R*B of the epoch's order for R ranks with B windows each: the same
+    windows whatever the number of ranks. The last batch is filled up with the first windows of the epoch, so that all
+    have one shape; an epoch smaller than a batch is one smaller batch.
+    """
+
+    def __init__(
+        self, tokens: int, length: int, batch_size: int, seed: int, rank: int, ranks: int, repeat: bool = False
+    ) -> None:
+        self.tokens, self.length, self.batch_size, self.seed = tokens, length, batch_size, seed
+        self.rank, self.ranks, self.repeat = rank, ranks, repeat  # repeat: the same windows in every epoch
+        self.epoch = self.position = 0
+
+    def __len__(self) -> int:
+        return -(-((self.tokens - 1) // self.length) // (self.batch_size * self.ranks))
+
+    @property
+    def sampler(self) -> "TrainingBatches":
+        """Lightning looks for `set_epoch` in `loader.batch_sampler.sampler`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch, also before one that is resumed."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __iter__(self) -> Iterator[list[Window]]:
+        starts = training_windows(self.tokens, self.length, self.seed, 0 if self.repeat else self.epoch)
+        step = min(self.batch_size, -(-len(starts) // self.ranks)) * self.ranks
+        together = np.resize(starts, (len(self), self.ranks, step // self.ranks))
+        for batch in together[self.position :, self.rank]:
+            yield [(int(start), self.length) for start in batch]
+
+
+class EvaluationBatches(Sampler[list[Window]]):
+    """One rank's share of a full pass; ranks left without a batch get an empty one, for all must step together."""
+
+    def __init__(self, tokens: int, length: int, batch_size: int, rank: int, ranks: int) -> None:
+        windows = evaluation_windows(tokens, length)
+        whole = [window for window in windows if window[1] == length]
+        batches = [whole[i : i + batch_size] for i in range(0, len(whole), batch_size)]
+        batches += [[window] for window in windows[len(whole) :]]
+        batches += [[] for _ in range(-len(batches) % ranks)]
+        self.batches = batches[rank::ranks]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Window]]:
+        return iter(self.batches)
+
+
+class WindowLoader(DataLoader[Batch]):
+    """A DataLoader over a batch sampler, which can stop after any batch and continue with the next one.
+
+    Lightning keeps `state_dict` in its checkpoints.
+    """
+
+    def __init__(self, ids: Ids, batches: Sampler[list[Window]], **options: Any) -> None:
+        super().__init__(Windows(ids), batch_sampler=batches, collate_fn=_as_it_is, **options)
+        self.batches = batches
+        self.yielded = 0
+
+    def __iter__(self) -> Any:
+        """Lazily: the sampler learns its epoch between this call and the first batch."""
+        self.yielded = getattr(self.batches, "position", 0)
+        for batch in super().__iter__():
+            self.yielded += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and batches of it that were handed out."""
+        return {"epoch": getattr(self.batches, "epoch", 0), "position": self.yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state_dict` was taken."""
+        if isinstance(self.batches, TrainingBatches):
+            self.batches.epoch, self.batches.position = state["epoch"], state["position"]
+            self.yielded = state["position"]
+
+
+class TextDataModule(LightningDataModule):
+    """A text, split and tokenized, in windows of `context_length` tokens.
+
+    Args:
+        tokenizer: fitted to the training split if it is not fitted yet.
+        source, path: as `yinggem.text.corpus.open_corpus`.
+        context_length: tokens per window.
+        batch_size: windows per step and device.
+        eval_batch_size: windows per evaluation step and device; as `batch_size` by default.
+        val_fraction, split_by: as `yinggem.text.corpus.tokenize`.
+        cache_dir: where token arrays are kept; the user's cache folder by default.
+        seed: with the epoch it decides every training window.
+        num_workers: processes that cut windows; 0 is fastest, for a window is a copy from a memory map.
+        eval_context_length: tokens per window of an evaluation; as `context_length` by default. A model with an
+            attention window reads on through longer ones as it does when it generates, so that fewer tokens have to be
+            predicted from a short context.
+
+    Raises:
+        UserError: an option is out of range, or a split is shorter than one window.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        source: str,
+        path: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        val_fraction: float = 0.1,
+        split_by: str = "characters",
+        cache_dir: str | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        eval_context_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        eval_context_length = context_length if eval_context_length is None else eval_context_length
+        for name, value, least in (
+            ("context_length", context_length, 1),
+            ("batch_size", batch_size, 1),
+            ("eval_context_length", eval_context_length, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 31:
+                raise UserError(f"data.{name} must be a whole number from {least} on, not {value!r}.")
+        self.tokenizer, self.source, self.path, self.cache_dir = tokenizer, source, path, cache_dir
+        self.context_length, self.batch_size = context_length, batch_size
+        self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
+        self.val_fraction, self.split_by, self.seed, self.num_workers = val_fraction, split_by, seed, num_workers
+        self.split: TokenizedSplit | None = None
+        self._training: Any = None
+        self._position: dict[str, Any] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open and tokenize the text, once; processes that run side by side share the work through the cache."""
+        if self.split is not None:
+            return
+        corpus = open_corpus(self.source, self.path, self.cache_dir)
+        split = tokenize(corpus, self.tokenizer, self.cache_dir, self.val_fraction, self.split_by)
+        name = self.path or self.source
+        if len(split.train) <= self.context_length:
+            raise UserError(
+                f"The training split of {name} has {len(split.train)} tokens, shorter than one window of "
+                f"data.context_length={self.context_length} and its target; lower that or use a longer text."
+            )
+        if len(split.val) < 2:
+            raise UserError(f"The validation split of {name} is empty; raise data.val_fraction or use a longer text.")
+        self.split = split
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training split."""
+        return len(self._tokenized().train)
+
+    @property
+    def train_windows(self) -> int:
+        """Windows in an epoch, of all devices together."""
+        return (self.train_tokens - 1) // self.context_length
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets in a training batch of one device; an epoch smaller than a batch is one smaller batch."""
+        return min(self.batch_size, self.train_windows) * self.context_length
+
+    def train_dataloader(self) -> Any:
+        """This rank's training windows, in an order that depends on (seed, epoch)."""
+        split, (rank, ranks) = self._tokenized(), self._place()
+        repeat = bool(getattr(self.trainer, "overfit_batches", 0))
+        batches = TrainingBatches(
+            len(split.train), self.context_length, self.batch_size, self.seed, rank, ranks, repeat
+        )
+        return self._continued(self._loader(split.train, batches))
+
+    def val_dataloader(self) -> WindowLoader:
+        """This rank's share of a full pass over the validation split."""
+        split, (rank, ranks) = self._tokenized(), self._place()
+        batches = EvaluationBatches(len(split.val), self.eval_context_length, self.eval_batch_size, rank, ranks)
+        return self._loader(split.val, batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the training loader and what it reads, for checkpoints."""
+        return self._training.state_dict() | {"text": self._tokenized().fingerprint} if self._training else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue there. Lightning restores loaders itself, but not those made before it restores its loops."""
+        position = dict(state_dict)
+        if position.pop("text", None) not in (None, self._tokenized().fingerprint):
+            warnings.warn(
+                f"{self.path or self.source} or its split has changed since the checkpoint; "
+                "the run goes on with what is there now.",
+                stacklevel=2,
+            )
+        self._position = position
+
+    def _continued(self, loader: Any) -> Any:
+        """A training loader that is to go on where a checkpoint was taken, if there is one."""
+        self._training = loader
+        if self._position:
+            loader.load_state_dict(self._position)
+        return loader
+
+    def _tokenized(self) -> TokenizedSplit:
+        self.setup()
+        assert self.split is not None
+        return self.split
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, ids: Ids, batches: Sampler[list[Window]]) -> WindowLoader:
+        pin = torch.cuda.is_available()
+        return WindowLoader(ids, batches, num_workers=self.num_workers, pin_memory=pin)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

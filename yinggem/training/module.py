@@ -1,0 +1,220 @@
+"""The LightningModule: model, loss, optimizer and the figures that are logged."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
+
+from yinggem.common.errors import UserError
+from yinggem.inference.checkpoint import PREFIX, metadata
+from yinggem.model.loss import bits_per_byte, next_token_loss, perplexity
+from yinggem.model.transformer import Transformer
+from yinggem.text.tokenizer import Tokenizer
+from yinggem.training.datamodule import Batch
+from yinggem.training.optimizers import make_optimizer
+from yinggem.training.sharding import ShardedStrategy, shard, whole, whole_weights
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+VALIDATED = ("val/loss", "val/perplexity", "val/bits_per_byte")  # what callbacks can monitor
+
+
+class LanguageModule(LightningModule):
+    """Trains a Transformer to predict the next token.
+
+    What happens in a step depends on (seed, epoch, batch, rank) and the weights alone: dropout is seeded anew for every
+    batch. That is why a resumed run ends with the bits of one that never stopped.
+
+    Args:
+        model: the network.
+        tokenizer: saved with the weights, so that a checkpoint alone is enough to generate text.
+        optimizer: called with parameter groups.
+        scheduler: called with the optimizer and total_steps; stepped after every optimizer step.
+        context_length: tokens per window of an evaluation, saved for later ones.
+        seed: decides dropout.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory,
+        context_length: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.seed = model, tokenizer, seed
+        self.context_length = context_length
+        self._optimizer, self._scheduler = optimizer, scheduler
+        make_optimizer(optimizer, scheduler, model, total_steps=1)  # refuses bad values before anything is written
+        self._uses_dropout = bool(model.config.dropout or model.config.attention_dropout)
+        lengths = torch.from_numpy(tokenizer.token_byte_lengths.astype(np.int64))
+        self.token_bytes: Tensor
+        self.register_buffer("token_bytes", lengths, persistent=False)
+        self._losses: list[Tensor] = []  # of the batches since the last optimizer step
+        self._evaluated = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
+        self.grad_norm = torch.zeros(())
+        self.newest: dict[str, float] = {}  # the last value of every figure that was logged
+        self.skipped_steps = 0
+
+    def configure_model(self) -> None:
+        """Share the weights out over the processes, where the strategy does that."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and not isinstance(self, FSDPModule):
+            shard(self, self.model.blocks, strategy.device_mesh["data_parallel"], strategy.policy)
+
+    def whole_model(self) -> Transformer:
+        """The model with all its weights; where they are shared out, every process must call this.
+
+        The first process gets a copy then, the others something without meaning.
+        """
+        weights = whole_weights(self)
+        if weights is None:
+            return self.model
+        copy = Transformer(self.model.config)
+        copy.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}, strict=False)
+        return copy.to(self.device).train(self.model.training)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> logits (B, T, V)."""
+        return self.model(tokens)
+
+    def loss(self, batch: Batch, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats of a batch of windows."""
+        inputs, targets = batch
+        hidden = self.model.hidden(inputs)
+        return next_token_loss(hidden, self.model.head_weight, targets, self.model.head_bias, reduction)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout."""
+        if self._uses_dropout:
+            words = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx, self.global_rank))
+            torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        loss = self.loss(batch)
+        self._losses.append(loss.detach())
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, keep the norm for the log, and let no non-finite gradient reach the weights."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        by_norm = bool(gradient_clip_val) and gradient_clip_algorithm in (None, "norm")
+        limit = float(gradient_clip_val) if by_norm and gradient_clip_val is not None else math.inf
+        self.grad_norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
+        if gradient_clip_val and not by_norm:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16: it skips overflows of gradients
+        if not math.isfinite((self.grad_norm if scaler is None else self._losses[-1]).item()):
+            self._skip_bad_step(optimizer)
+
+    def _skip_bad_step(self, optimizer: Optimizer) -> None:
+        """Leave the weights as they are, or stop when that happened too often; every rank has the same gradients."""
+        allowed = getattr(self.trainer, "skip_bad_steps", 0)
+        if self.skipped_steps < allowed:
+            self.skipped_steps += 1
+            optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+            return
+        loss, norm = self._losses[-1].item(), self.grad_norm.item()
+        raise self.bad_numbers(f"The loss is {loss:g} and the gradient norm {norm:g}", self.global_step + 1)
+
+    def bad_numbers(self, what: str, step: int) -> UserError:
+        """The error that ends a run whose numbers went bad in `step`."""
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        good = [getattr(c, "good", "") or getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        good = [path for path in good if path]
+        kept = f"the last good checkpoint is {good[-1]}" if good else "no good checkpoint was written yet"
+        return UserError(
+            f"{what} at step {step} with learning rate {rate:g}; {kept}: lower optimizer.lr, or allow some skipped "
+            "steps with trainer.skip_bad_steps=N."
+        )
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Step and log. Here and not through `self.log`: a checkpoint of this step must come after its figures."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        losses, self._losses = self._losses, []
+        trainer = self.trainer
+        if losses and (self.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
+            figures = {"train/loss": loss, "grad_norm": float(self.grad_norm), "epoch": self.current_epoch}
+            figures["lr"] = optimizer.param_groups[0]["lr"]
+            if self.skipped_steps:
+                figures["skipped_steps"] = self.skipped_steps
+            self.log_figures(figures, self.global_step)
+
+    def log_figures(self, figures: dict[str, float], step: int) -> None:
+        """Write to every logger; `step` counts optimizer steps from 0, as Lightning does."""
+        self.newest |= figures
+        for logger in self.trainer.loggers:
+            logger.log_metrics(figures, step)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._evaluated = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up nats, tokens and bytes."""
+        targets = batch[1]
+        if not targets.numel():  # no share of the last batches; yet where weights are gathered, all must take part
+            self.loss((targets.new_zeros(1, 1), targets.new_zeros(1, 1)))
+            return
+        nats = self.loss(batch, reduction="sum")
+        self._evaluated += torch.tensor(
+            (nats.item(), targets.numel(), self.token_bytes[targets].sum().item()), dtype=torch.float64
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the exact loss over the whole split, whatever the number of devices."""
+        totals = self.trainer.strategy.reduce(self._evaluated.to(self.device), reduce_op="sum")
+        nats, tokens, size = totals.tolist()
+        if not tokens:
+            return
+        loss = nats / tokens
+        if not math.isfinite(loss) and self.trainer.state.fn == "fit":
+            raise self.bad_numbers(f"The validation loss is {loss:g}", self.global_step)
+        bits = bits_per_byte(nats, size) if size else math.inf
+        figures = dict(zip(VALIDATED, (loss, perplexity(loss), bits), strict=True))
+        self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
+        if self.trainer.state.fn == "fit":
+            self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step - 1)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and its schedule over the whole run, stepped after every optimizer step."""
+        steps = self.trainer.estimated_stepping_batches
+        total = int(steps) if math.isfinite(steps) and steps > 0 else 1 << 60  # bounded by time or patience alone
+        optimizer, scheduler = make_optimizer(self._optimizer, self._scheduler, self.model, total)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what generate.py needs, as plain data."""
+        checkpoint["yinggem"] = metadata(self.model.config, self.tokenizer, context_length=self.context_length)
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue with another vocabulary: the ids would mean other text."""
+        saved = checkpoint["yinggem"]
+        if saved["model_config"] != self.model.config.to_dict():
+            raise UserError("The checkpoint holds another model than the configuration; drop the model.* overrides.")
+        if saved["tokenizer"] != self.tokenizer.state_dict():
+            raise UserError(
+                "The checkpoint was trained with another tokenizer; use the text and the tokenizer it was trained with."
+            )
+        self.skipped_steps = checkpoint.get("skipped_steps", 0)

@@ -1,0 +1,171 @@
+"""Windows streamed from token shards on local disk or object storage by litdata, continued after any batch.
+
+A window is a block of context_length + 1 tokens; an epoch is every whole block of every chunk once. The order comes
+from (seed, epoch): chunks are shuffled and dealt out to the ranks, blocks are shuffled within a chunk.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from yinggem.common import files
+from yinggem.common.errors import UserError
+from yinggem.common.files import URL
+from yinggem.text.corpus import TokenizedSplit
+from yinggem.text.token_array import TokenArray
+from yinggem.text.token_shards import TokenShards, check_ids, open_shards, read_validation
+from yinggem.text.tokenizer import Tokenizer
+from yinggem.training.datamodule import Batch, TextDataModule
+
+OF_A_PLACE = ("input_dir_path", "input_dir_url", "cache_dir_path")  # the shards may have moved since the checkpoint
+
+
+class BlockLoader:
+    """litdata's loader with epochs that Lightning counts; it can stop after any batch and continue with the next.
+
+    Args:
+        make: a new `litdata.StreamingDataLoader` at its beginning, in batches of numpy blocks (B, T + 1).
+        repeat: the same windows in every epoch.
+    """
+
+    def __init__(self, make: Callable[[], Any], repeat: bool = False) -> None:
+        self._make, self.repeat = make, repeat
+        self.epoch = self.position = 0
+        self._state: dict[str, Any] = {}  # litdata's, where this epoch is to be continued
+        self._length = len(make())
+        self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for `set_epoch`
+
+    def __len__(self) -> int:
+        return self._length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch, also before one that is resumed."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._state = epoch, 0, {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.position >= len(self):  # continued at the end of an epoch
+            return
+        loader = self._make()
+        if self._state:
+            here = loader.state_dict()["dataset"]
+            data = self._state["dataset"] | {name: here[name] for name in OF_A_PLACE}
+            loader.load_state_dict(self._state | {"dataset": data})
+        else:
+            loader.current_epoch = 0 if self.repeat else self.epoch  # the loader adds one
+        for rows in loader:
+            self.position, self._state = self.position + 1, loader.state_dict()
+            yield rows[:, :-1], rows[:, 1:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, batches of it that were handed out, and what litdata needs to go on from there."""
+        return {"epoch": self.epoch, "position": self.position, "litdata": self._state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.epoch, self.position, self._state = state["epoch"], state["position"], state["litdata"]
+
+
+class StreamingDataModule(TextDataModule):
+    """Token shards that `python -m yinggem shard` made, in windows of `context_length` tokens.
+
+    The validation part is small enough for memory, and evaluated like any text: every token after the first once.
+
+    Args:
+        tokenizer: replaced by the one that travels with the shards.
+        path: the folder, or the URL of one on object storage (s3://, gs://, azure://, r2://).
+        cache_dir: where chunks of a URL are kept; the user's cache folder by default.
+        context_length, batch_size, eval_batch_size, seed, eval_context_length: as `TextDataModule`.
+        num_workers: processes that read ahead; worth having for object storage.
+
+    Raises:
+        UserError: as `TextDataModule` and `open_shards`; fewer windows than a batch.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        path: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        eval_context_length: int | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer, "streaming", path, context_length, batch_size, eval_batch_size,
+            cache_dir=cache_dir, seed=seed, num_workers=num_workers, eval_context_length=eval_context_length,
+        )  # fmt: skip
+        self.shards: TokenShards | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the shards and read the validation part, once."""
+        if self.shards is not None:
+            return
+        if not self.path:
+            raise UserError(
+                "data=streaming needs data.path=FOLDER, or a URL, of shards made by `python -m yinggem shard`."
+            )
+        shards = open_shards(str(self.path), self._cache())
+        self.tokenizer = shards.tokenizer
+        val = read_validation(shards.val, self.tokenizer.vocab_size)
+        self.split = TokenizedSplit(TokenArray([], val.dtype), val, self.tokenizer.token_byte_lengths)
+        self.shards = shards
+        self._refuse_less_than(self.batch_size)
+
+    @property
+    def train_windows(self) -> int:
+        """Whole blocks of all chunks."""
+        self.setup()
+        assert self.shards is not None
+        return self.shards.train.windows(self.context_length + 1)
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training part."""
+        self.setup()
+        assert self.shards is not None
+        return self.shards.train.windows(1)
+
+    def train_dataloader(self) -> Any:
+        """This rank's training windows, in an order that depends on (seed, epoch)."""
+        self._refuse_less_than(self.batch_size * self._place()[1])
+        repeat = bool(getattr(self.trainer, "overfit_batches", 0))
+        return self._continued(BlockLoader(self._streaming_loader, repeat))
+
+    def _streaming_loader(self) -> Any:
+        from litdata import StreamingDataLoader, StreamingDataset
+        from litdata.streaming import TokensLoader
+
+        assert self.shards is not None
+        place = self.shards.train.place
+        dataset = StreamingDataset(
+            place, str(self._cache()) if URL.match(place) else None, TokensLoader(self.context_length + 1),
+            shuffle=True, drop_last=True, seed=self.seed, item_shuffle_window="full",
+        )  # fmt: skip
+        return StreamingDataLoader(
+            dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self._join,
+            pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+    def _join(self, blocks: list[np.ndarray]) -> torch.Tensor:
+        rows = np.stack(blocks)  # (B, T + 1)
+        check_ids(rows, self.tokenizer.vocab_size, str(self.path))
+        return torch.from_numpy(rows.astype(np.int64))
+
+    def _cache(self) -> Path:
+        folder = files.default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser()
+        return files.usable_folder(folder / "streaming")
+
+    def _refuse_less_than(self, windows: int) -> None:
+        if self.train_windows < windows:
+            raise UserError(
+                f"The training part of {self.path} has {self.train_windows} windows of data.context_length="
+                f"{self.context_length}, fewer than a batch of {windows}; lower data.context_length or data.batch_size."
+            )
