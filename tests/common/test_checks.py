@@ -15,7 +15,7 @@ def test_whole_numbers_within_their_bounds_pass_and_others_do_not(value, low, hi
     if low <= value and (high is None or value <= high):
         check_whole_number("a.b", value, low, high)
     else:
-        with pytest.raises(UserError, match="a.b must be a whole number from"):
+        with pytest.raises(UserError, match=r"a\.b must be a whole number from"):
             check_whole_number("a.b", value, low, high)
 
 
