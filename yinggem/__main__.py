@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from yinggem.common.command_line import run
 
+PRINTS_ITS_RESULT = ("generate", "evaluate")  # the others write files, and go on where nothing can be printed
 COMMANDS = {
     "generate": "text from a checkpoint",
     "evaluate": "how well a checkpoint predicts a text",
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {name:10} {what}")
         return 0 if command in ("--help", "-h") else 2
     module = importlib.import_module(f"yinggem.commands.{command}")
-    return run(lambda: module.main(rest))
+    return run(lambda: module.main(rest), keep_going=command not in PRINTS_ITS_RESULT)
 
 
 def run_earlier(command: str) -> NoReturn:

@@ -14,7 +14,7 @@ from pathlib import Path
 from yinggem.common import files
 from yinggem.common.command_line import Parser, number, whole
 from yinggem.common.errors import UserError
-from yinggem.common.progress_bar import waiting
+from yinggem.common.progress_bar import show_progress
 from yinggem.text import token_cache
 from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
 from yinggem.text.token_array import TokenArray
@@ -48,7 +48,7 @@ def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chun
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        with waiting("Writing", len(ids)) as advance:
+        with show_progress("Writing", len(ids)) as advance:
             for name, part in (("train", ids.part(0, cut)), ("val", ids.part(cut))):
                 for count in _write_part(partial / name, part, chunk_tokens):
                     advance(count)

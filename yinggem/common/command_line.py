@@ -1,4 +1,4 @@
-"""What generate.py and yinggem.commands.evaluate take on the command line, checked before anything slow is imported."""
+"""The command line of every command but train: options checked before anything slow is imported, errors as sentences."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from yinggem.common.errors import UserError
+from yinggem.common.streams import discard_output, make_streams_safe, reader_is_gone
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
@@ -47,13 +48,13 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, not {text[:40]!r}") from None
 
 
-def run(main: Callable[[], None]) -> int:
-    """Run a command and return its exit status: errors are one sentence, a closed pipe and Ctrl-C are quiet."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed by the shell, as with >&-
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process lives
-        if hasattr(stream := getattr(sys, name), "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+def run(main: Callable[[], None], keep_going: bool = False) -> int:
+    """Run a command and return its exit status: errors are one sentence, a closed pipe and Ctrl-C are quiet.
+
+    Args:
+        keep_going: the result of the command is not what it prints, so that it goes on where printing fails.
+    """
+    make_streams_safe(keep_going)
     try:
         main()
         sys.stdout.flush()
@@ -62,14 +63,14 @@ def run(main: Callable[[], None]) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has what it wanted
-        forget_output()
-    except OSError as error:  # of reading and writing files those who do it have made sentences
-        forget_output()
+    except OSError as error:  # whoever reads and writes files has made a UserError of theirs: this is stdout's
+        discard_output()
+        if reader_is_gone(error):  # it has what it wanted
+            return 0
         what = f"{error.filename or 'the output'} ({error.strerror or error})"
         print(f"error: Cannot write {what}; make room, or write elsewhere.", file=sys.stderr)
         return 2
-    except Exception as error:  # nothing that a user should see as a traceback
+    except Exception as error:  # a user should see a sentence, never a traceback
         from yinggem.common.explain import in_short
 
         if os.environ.get("YINGGEM_TRACEBACK", "0") not in ("", "0"):
@@ -77,8 +78,3 @@ def run(main: Callable[[], None]) -> int:
         print(f"error: {in_short(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def forget_output() -> None:
-    """What could not be printed shall not be tried again, and complained of, when Python ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ BAR_AFTER_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def waiting(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+def show_progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Gives a function to report work done, of `total`; the bar appears once the work has taken a while."""
     start, bar = time.monotonic(), None
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.common.progress_bar import waiting
+from yinggem.common.progress_bar import show_progress
 from yinggem.model.loss import bits_per_byte, next_token_loss, perplexity
 from yinggem.model.transformer import Transformer
 from yinggem.text.token_array import TokenArray
@@ -46,7 +46,7 @@ def evaluate(
         raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     device, total, size = model.norm.weight.device, 0.0, 0
     step = context_length * batch_size
-    with waiting("Evaluating", count) as advance:
+    with show_progress("Evaluating", count) as advance:
         for start in range(0, count, step):
             block = torch.from_numpy(ids[start : min(start + step, count) + 1].astype(np.int64)).to(device)
             size += int(token_bytes[ids[start + 1 : start + len(block)]].sum(dtype=np.int64))

@@ -10,7 +10,7 @@ import numpy as np
 
 from yinggem.common import files
 from yinggem.common.errors import UserError
-from yinggem.common.progress_bar import waiting
+from yinggem.common.progress_bar import show_progress
 from yinggem.common.verified_files import Stamp, recall, remember
 from yinggem.text import text_files, token_cache
 from yinggem.text.assets import SHAKESPEARE, read_asset
@@ -110,7 +110,7 @@ def _verified(sources: tuple[text_files.Source, ...], path: str | Path | None, f
 def _read_through(sources: tuple[text_files.Source, ...], size: int) -> list[Any]:
     """Characters and SHA-256 of the text, every byte of which is UTF-8."""
     digest, characters = hashlib.sha256(), 0
-    with waiting("Reading", size) as advance:
+    with show_progress("Reading", size) as advance:
         for text in text_files.iter_normalised(sources):
             encoded = text.encode()
             digest.update(encoded)

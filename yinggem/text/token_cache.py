@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from yinggem.common import files
-from yinggem.common.progress_bar import waiting
+from yinggem.common.progress_bar import show_progress
 from yinggem.common.verified_files import recall, remember, stamp
 from yinggem.text.encoding import encode_parallel
 from yinggem.text.token_array import TokenArray
@@ -158,7 +158,7 @@ class TokenCache:
     def _complete(self, shards: dict[int, Shard]) -> dict[int, Shard]:
         """Make the shards that are missing, in the order of the text."""
         shards, position = dict(shards), 0
-        with waiting("Tokenizing", self._total) as advance:
+        with show_progress("Tokenizing", self._total) as advance:
             while position < self._total:
                 if position in shards:
                     advance(shards[position].stop - position)
