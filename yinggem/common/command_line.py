@@ -1,4 +1,4 @@
-"""The command line of every command but train: options checked before anything slow is imported, errors as sentences."""
+"""Command lines of all but train: options checked before anything slow is imported, errors as one sentence."""
 
 import argparse
 import os

@@ -46,7 +46,7 @@ class LossyOutput(io.RawIOBase):
 
 
 def make_streams_safe(keep_going: bool = False) -> None:
-    """Make stdin, stdout and stderr take any character, also where the shell has closed them. Call it once, at the start.
+    """Make stdin, stdout and stderr take any character, also where the shell closed them. Call it once, at the start.
 
     A terminal, and whoever sets PYTHONIOENCODING, keeps its encoding: what it lacks is written as an escape such as
     \\u2500. Files and pipes get UTF-8, and so does ASCII, which is a part of it.
