@@ -117,7 +117,7 @@ def test_the_dashboards_show_a_real_run(address, sweep, browser, tmp_path):
     shown = "|".join(names).replace("/", "%2F")
     browser.look(f"{address}?tagFilter={shown}#timeseries", names, tmp_path / "scalars.png")
     sample = (sweep / "0" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
-    browser.look(f"{address}#text", ["sample/text_summary", "step 19", sample], tmp_path / "text.png")
+    browser.look(f"{address}#text", ["sample/text_summary", "step 20", sample], tmp_path / "text.png")
     browser.look(f"{address}#histograms", ["attention/layer_00", "attention/layer_01"], tmp_path / "histograms.png")
     table = ["Trial ID", "optimizer.lr", "final/loss"]
     browser.look(f"{address}#hparams", table, tmp_path / "hparams.png")

@@ -19,9 +19,9 @@ from yinggem.model.transformer import Transformer
 def test_the_ratio_is_what_the_step_did_to_the_weights(tmp_path, optimizer):
     weights = Weights()
     rows, _ = trained(tmp_path, [UpdateRatios(), weights], optimizer, accumulate_grad_batches=2)
-    assert sorted(rows) == [2, 5] and len(weights.kept) == 7
+    assert sorted(rows) == [3, 6] and len(weights.kept) == 7
     for step, row in rows.items():
-        before, after = weights.kept[step], weights.kept[step + 1]
+        before, after = weights.kept[step - 1], weights.kept[step]
         for group in GROUPS:
             names = [name for name in before if group_of(name) == group]
             update = torch.cat([(after[name] - before[name]).flatten() for name in names]).square().mean().sqrt()
@@ -93,7 +93,7 @@ def test_looking_changes_nothing(tmp_path):
     seen, other = trained(tmp_path, [UpdateRatios(), AttentionDistances(), Throughput()], **options)
     for step, row in bare.items():
         assert row.items() <= seen[step].items()
-    assert {"attention/mean_distance/layer_01", "tokens_per_second", "machine/share_of_peak"} <= seen[2].keys()
+    assert {"attention/mean_distance/layer_01", "tokens_per_second", "machine/share_of_peak"} <= seen[3].keys()
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
 
 

@@ -5,10 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from running import same
 
 from yinggem.callbacks.checkpoints import LastCheckpoint
+from yinggem.callbacks.lightning_monitors import LearningRateMonitor
 from yinggem.callbacks.loggers import MetricsCSV
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer

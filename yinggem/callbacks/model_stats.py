@@ -30,8 +30,8 @@ class UpdateRatios(Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Keep the weights of a step that will be logged."""
-        due = (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if due and trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        assert isinstance(pl_module, LanguageModule)
+        if pl_module.is_logged(pl_module.next_step) and trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._before = {name: own(weights).clone() for name, weights in pl_module.named_parameters()}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
@@ -49,7 +49,7 @@ class UpdateRatios(Callback):
             update, size = trainer.strategy.reduce(squares, reduce_op="sum").tolist()
             if size:
                 ratios[f"optim/update_ratio/{group}"] = (update / size) ** 0.5
-        pl_module.log_figures(ratios, trainer.global_step - 1)
+        pl_module.log_figures(ratios, trainer.global_step)
 
 
 def own(weights: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class AttentionDistances(Callback):
         if batch_idx or skipped or not trainer.is_global_zero or not trainer.loggers or is_sharded(pl_module):
             return
         assert isinstance(pl_module, LanguageModule)
-        step, means = trainer.global_step - 1, {}
+        step, means = trainer.global_step, {}
         with trainer.precision_plugin.forward_context():
             layers = list(attention_distances(pl_module.model, batch[0][: self.windows]))
         for layer, distribution in enumerate(layers):

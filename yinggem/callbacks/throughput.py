@@ -47,14 +47,13 @@ class Throughput(Callback):
         """Stop the clock; log where the other figures are logged."""
         self._seconds += time.perf_counter() - self._started
         self._tokens += batch[0].numel() * trainer.world_size
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and trainer.global_step % trainer.log_every_n_steps == 0 and self._seconds:  # type: ignore[attr-defined]
+        if pl_module.stepped and pl_module.is_logged(trainer.global_step) and self._seconds:
             rate = self._tokens / self._seconds
             figures = {"tokens_per_second": rate} | memory_figures(pl_module.device)
             if self._peak:
                 work = pl_module.model.flops_per_token(batch[0].size(1))
                 figures["machine/share_of_peak"] = rate * work / self._peak
-            pl_module.log_figures(figures, trainer.global_step - 1)
+            pl_module.log_figures(figures, trainer.global_step)
             self._tokens, self._seconds = 0, 0.0
 
 

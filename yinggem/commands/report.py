@@ -150,7 +150,7 @@ def log_results(trainer: pl.Trainer, parameters: dict[str, Any], results: dict[s
     """Tell the trackers what the run came to, as the last they hear of it; metrics.csv holds curves only."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):
-            logger.log_hyperparams(parameters, results, trainer.global_step - 1)
+            logger.log_hyperparams(parameters, results, trainer.global_step)
         elif not isinstance(logger, MetricsCSV):
             logger.log_metrics(results, trainer.global_step)
         if hasattr(logger, "close"):

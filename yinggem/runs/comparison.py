@@ -12,7 +12,7 @@ from typing import Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics import STEPS, read_metrics
 from yinggem.runs.resume import read_overrides
 
 RESULT = "result.json"  # what a finished run leaves behind
@@ -57,7 +57,7 @@ def read_run(folder: Path) -> Run:
     with contextlib.suppress(UserError):  # killed in its first moment: its row says all there is
         overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
     rows = [row for row in read_metrics(folder / "metrics.csv") if math.isfinite(row.get("val/loss", math.nan))]
-    return Run(folder, overrides, [(row["step"] + 1, row["val/loss"]) for row in rows], read_result(folder))
+    return Run(folder, overrides, [(row[STEPS], row["val/loss"]) for row in rows], read_result(folder))
 
 
 def read_result(folder: Path) -> dict[str, Any]:

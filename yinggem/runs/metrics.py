@@ -1,12 +1,22 @@
-"""Reading what metrics.csv holds. Without Lightning: looking at finished runs should not take seconds to start."""
+"""Reading what metrics.csv holds. Without Lightning: looking at finished runs should not take seconds to start.
+
+A row holds the figures of one optimizer step. Its first column, `steps`, counts the steps taken up to then, this one
+included: the number that checkpoints, samples.txt and every message use.
+"""
 
 import csv
 import io
 from pathlib import Path
 
+STEPS = "steps"  # taken so far
+OLD = "step"  # of version 0.1.0: the same less one
+
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, empty cells left out, and what is no row of numbers: a kill may cut the last short."""
+    """The rows of a metrics.csv, without empty cells and without lines that are no numbers: a kill may cut the last.
+
+    Version 0.1.0 called the column `step` and counted from 0; its rows come out like all others.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
         found = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
@@ -15,10 +25,14 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     rows = []
     for row in found:
         try:
-            rows.append({name: float(value) for name, value in row.items() if value})
+            figures = {name: float(value) for name, value in row.items() if value}
         except (TypeError, ValueError):
             continue
-    return [row for row in rows if "step" in row]
+        if OLD in figures:
+            figures = {STEPS: figures.pop(OLD) + 1} | figures
+        if STEPS in figures:
+            rows.append(figures)
+    return rows
 
 
 def depends_on_machine(name: str) -> bool:
@@ -27,9 +41,10 @@ def depends_on_machine(name: str) -> bool:
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names in the first line of a metrics.csv; [] where there is none."""
+    """The names in the first line of a metrics.csv, `steps` first; that alone where there is no file."""
     try:
         with open(path, encoding="utf-8") as file:
-            return [name for name in file.readline().strip().split(",") if name]
+            names = [name for name in file.readline().strip().split(",") if name not in ("", OLD)]
     except OSError:
-        return []
+        names = []
+    return list(dict.fromkeys([STEPS, *names]))

@@ -59,6 +59,7 @@ class LanguageModule(LightningModule):
         self.token_bytes: Tensor
         self.register_buffer("token_bytes", lengths, persistent=False)
         self._losses: list[Tensor] = []  # of the batches since the last optimizer step
+        self.stepped = False  # whether the last batch ended with an optimizer step: with accumulation not each does
         self._evaluated = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         self.grad_norm = torch.zeros(())
         self.newest: dict[str, float] = {}  # the last value of every figure that was logged
@@ -94,6 +95,7 @@ class LanguageModule(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout."""
+        self.stepped = False
         if self._uses_dropout:
             words = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx, self.global_rank))
             torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
@@ -129,7 +131,7 @@ class LanguageModule(LightningModule):
             optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
             return
         loss, norm = self._losses[-1].item(), self.grad_norm.item()
-        raise self.bad_numbers(f"The loss is {loss:g} and the gradient norm {norm:g}", self.global_step + 1)
+        raise self.bad_numbers(f"The loss is {loss:g} and the gradient norm {norm:g}", self.next_step)
 
     def bad_numbers(self, what: str, step: int) -> UserError:
         """The error that ends a run whose numbers went bad in `step`."""
@@ -147,18 +149,26 @@ class LanguageModule(LightningModule):
     ) -> None:
         """Step and log. Here and not through `self.log`: a checkpoint of this step must come after its figures."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        losses, self._losses = self._losses, []
-        trainer = self.trainer
-        if losses and (self.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss = float(trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
+        losses, self._losses, self.stepped = self._losses, [], True
+        if losses and self.is_logged(self.next_step):  # Lightning counts the step after this hook
+            loss = float(self.trainer.strategy.reduce(torch.stack(losses).mean(), reduce_op="mean"))
             figures = {"train/loss": loss, "grad_norm": float(self.grad_norm), "epoch": self.current_epoch}
             figures["lr"] = optimizer.param_groups[0]["lr"]
             if self.skipped_steps:
                 figures["skipped_steps"] = self.skipped_steps
-            self.log_figures(figures, self.global_step)
+            self.log_figures(figures, self.next_step)
+
+    @property
+    def next_step(self) -> int:
+        """The number of the step that is being taken. A step's number is how many have been taken with it."""
+        return self.global_step + 1
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the figures of a step are wanted."""
+        return step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def log_figures(self, figures: dict[str, float], step: int) -> None:
-        """Write to every logger; `step` counts optimizer steps from 0, as Lightning does."""
+        """Write to every logger; `step` is the number of optimizer steps taken so far."""
         self.newest |= figures
         for logger in self.trainer.loggers:
             logger.log_metrics(figures, step)
@@ -191,7 +201,7 @@ class LanguageModule(LightningModule):
         figures = dict(zip(VALIDATED, (loss, perplexity(loss), bits), strict=True))
         self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
         if self.trainer.state.fn == "fit":
-            self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step - 1)
+            self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule over the whole run, stepped after every optimizer step."""

@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
+from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 
 from yinggem.common.errors import UserError
 from yinggem.common.explain import in_short
@@ -36,6 +37,14 @@ class AtomicCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Delete a checkpoint that a better one replaced."""
         Path(path).unlink(missing_ok=True)
+
+
+class _StepNumbers(_LoggerConnector):
+    """What is logged with `self.log` stands at the number of steps taken so far; Lightning's own count starts at 0."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """To every logger, at `step` or a figure of that name where there is one."""
+        super().log_metrics(metrics, self.trainer.global_step if step is None and "step" not in metrics else step)
 
 
 class Trainer(pl.Trainer):
@@ -81,6 +90,7 @@ class Trainer(pl.Trainer):
             own = any(isinstance(callback, kind) for callback in options.get("callbacks") or [])
             options.setdefault(switch, own)  # or Lightning puts one of its own where ours was left out
         super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
+        self._logger_connector = _StepNumbers(self)
         adopt(self.strategy)
         _check_processes(self)
         check_precision(name, self.strategy.root_device)
