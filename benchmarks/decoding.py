@@ -69,7 +69,7 @@ def measure_yinggem(batch: int, prompt: int, tokens: int, sampling: Sampling) ->
     """Time stamps of our generate."""
     torch.manual_seed(0)
     model, ids = make_model(), torch.randint(CONFIG.vocab_size, (batch, prompt))
-    model.head_weight.data.mul_(SHARPEN)
+    model.head.weight.data.mul_(SHARPEN)
     list(generate(model, ids[:, :8], 4, sampling, range(batch)))
     return stamps(generate(model, ids, tokens, sampling, range(batch)))
 

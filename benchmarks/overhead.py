@@ -28,7 +28,6 @@ from train import CONF, build
 from yinggem.commands.report import be_quiet
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import keep_freed_memory
-from yinggem.model.loss import next_token_loss
 from yinggem.model.transformer import Transformer
 from yinggem.training.optimizers import make_optimizer
 
@@ -69,7 +68,7 @@ def by_hand(model: Transformer, module: Any, batches: Iterable[Any], steps: int)
     times = []
     for inputs, targets in islice(batches, steps):
         times.append(time.perf_counter())
-        loss = next_token_loss(model.hidden(inputs), model.head_weight, targets, model.head_bias)
+        loss = model.loss(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

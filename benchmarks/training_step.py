@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import keep_freed_memory
-from yinggem.model.loss import next_token_loss
 from yinggem.model.transformer import Transformer
 from yinggem.training.adafactor import Adafactor
 
@@ -35,7 +34,7 @@ def make_yinggem() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """Our model and its loss on a batch of ids (B, T + 1)."""
     keep_freed_memory()
     model = Transformer(CONFIG)
-    return model, lambda ids: next_token_loss(model.hidden(ids[:, :-1]), model.head_weight, ids[:, 1:], model.head_bias)
+    return model, lambda ids: model.loss(ids[:, :-1], ids[:, 1:])
 
 
 def make_transformers() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

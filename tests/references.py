@@ -1,8 +1,9 @@
 """Naive code that says what the fast code must compute: loops and full matrices, straight from the definitions."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def attention_by_loops(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
@@ -44,3 +45,14 @@ def cross_entropy_of_all_logits(
     """The plain loss, with every logit in memory."""
     logits = F.linear(hidden, weight, bias).flatten(0, -2)
     return F.cross_entropy(logits, targets.flatten(), reduction=reduction)
+
+
+def nats_one_by_one(model: nn.Module, ids: np.ndarray, context: int) -> float:
+    """Token t is predicted from the tokens of its window before it; windows start at 0, C, 2C ..."""
+    total = 0.0
+    with torch.no_grad():
+        for t in range(1, len(ids)):
+            start = (t - 1) // context * context
+            logits = model(torch.from_numpy(ids[start:t].astype(np.int64))[None])[0, -1]
+            total -= logits.double().log_softmax(-1)[int(ids[t])].item()
+    return total

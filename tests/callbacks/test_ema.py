@@ -53,7 +53,7 @@ def test_validated_saved_and_continued_to_the_same_bits(place):
     saved, best = state("straight"), place / "outputs" / "straight" / "checkpoints" / "best.ckpt"
     assert not same(saved["state_dict"], saved["current_model_state"])
     model, _ = load_model(best)  # as generate.py does
-    assert torch.equal(model.head_weight, read_checkpoint(best)["state_dict"]["model.head.weight"])
+    assert torch.equal(model.head.weight, read_checkpoint(best)["state_dict"]["model.head.weight"])
     exact = json.loads((place / "outputs" / "straight" / "result.json").read_text())["loss"]  # of best.ckpt, anew
     assert min(row["val/loss"] for row in figures("straight") if "val/loss" in row) == pytest.approx(exact, rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Evaluation against one prediction at a time, straight from the definition."""
+"""The evaluate command against one prediction at a time."""
 
 import json
 import subprocess
@@ -7,10 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from references import nats_one_by_one
 
-from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import save_model
-from yinggem.inference.evaluation import evaluate
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
@@ -20,33 +19,6 @@ from yinggem.text.tokenizer import ByteTokenizer
 def model() -> Transformer:
     torch.manual_seed(0)
     return Transformer(ModelConfig(256, 16, 2, 2, None, 24, attention_window=5, initializer_range=0.3)).eval()
-
-
-def nats_one_by_one(model: Transformer, ids: np.ndarray, context: int) -> float:
-    """Token t is predicted from the tokens of its window before it; windows start at 0, C, 2C ..."""
-    total = 0.0
-    with torch.no_grad():
-        for t in range(1, len(ids)):
-            start = (t - 1) // context * context
-            logits = model(torch.from_numpy(ids[start:t].astype(np.int64))[None])[0, -1]
-            total -= logits.double().log_softmax(-1)[int(ids[t])].item()
-    return total
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("length", [2, 7, 8, 9, 16, 17, 24, 25, 60])
-def test_every_token_after_the_first_is_predicted_once(model, length, batch):
-    ids = np.random.default_rng(length).integers(0, 256, length).astype(np.uint16)
-    token_bytes = np.arange(256, dtype=np.uint16)
-    found = evaluate(model, ids, token_bytes, context_length=8, batch_size=batch)
-    assert (found.tokens, found.bytes) == (length - 1, int(ids[1:].sum()))
-    assert found.nats == pytest.approx(nats_one_by_one(model, ids, 8), rel=1e-5)
-
-
-@pytest.mark.parametrize("length", [0, 1])
-def test_a_text_without_a_second_token_is_refused(model, length):
-    with pytest.raises(UserError, match="nothing to predict"):
-        evaluate(model, np.zeros(length, np.uint16), np.ones(256, np.uint16), 8)
 
 
 @pytest.mark.slow

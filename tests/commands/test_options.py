@@ -192,7 +192,7 @@ def test_anomaly_names_the_operation(place, monkeypatch):
     loss = LanguageModule.loss
     monkeypatch.setattr(
         LanguageModule, "loss", lambda self, batch, reduction="mean": loss(self, batch, reduction) + (
-            0 * self.model.head_weight.sum()).sqrt() * 0
+            0 * self.model.head.weight.sum()).sqrt() * 0
     )  # fmt: skip
     sentence = here(*SMALL, "data.path=own.txt", "debug=anomaly").refused()
     assert "SqrtBackward" in sentence and not torch.is_anomaly_enabled()

@@ -304,7 +304,7 @@ def test_weights_laid_out_for_a_batch_draw_what_a_row_alone_draws(rows: int) -> 
     """Matrices so large that one row, two rows and more take kernels of their own; past three windows."""
     torch.manual_seed(0)
     model = Transformer(ModelConfig(512, 256, 2, 4, attention_window=8, initializer_range=0.1)).eval()
-    assert prepare(model.head_weight, None, rows) is not None
+    assert prepare(model.head.weight, None, rows) is not None
     prompt = torch.randint(512, (1, 5))
     together = torch.stack(list(generate(model, prompt.expand(rows, -1), 30, Sampling(), range(rows))), dim=1)
     for seed in range(rows):

@@ -1,6 +1,5 @@
-"""The chunked loss against the plain one, finite differences, and the definitions of its two readings."""
+"""The chunked loss against the plain one and finite differences."""
 
-import math
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from references import cross_entropy_of_all_logits
 
 from yinggem.model import loss as module
-from yinggem.model.loss import bits_per_byte, next_token_loss, perplexity
+from yinggem.model.loss import next_token_loss
 
 
 @pytest.fixture(params=["one chunk", "several chunks"], autouse=True)
@@ -130,9 +129,3 @@ def test_a_second_backward_fails_rather_than_lies() -> None:
 def test_a_reduction_that_is_not_offered_is_refused() -> None:
     with pytest.raises(ValueError, match="none"):
         next_token_loss(torch.zeros(2, 4), torch.zeros(5, 4), torch.tensor([0, 1]), reduction="none")
-
-
-def test_readings() -> None:
-    assert perplexity(math.log(7)) == pytest.approx(7)
-    assert perplexity(1e6) == math.inf
-    assert bits_per_byte(total_nats=16 * math.log(2), total_bytes=8) == pytest.approx(2)

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import MistralForCausalLM
 from transformers.models.mistral.configuration_mistral import MistralConfig
 
 from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
-from yinggem.model.loss import next_token_loss
 from yinggem.model.transformer import Transformer
 
 SHAPE: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_every_layer_equals_mistral() -> None:
 def test_gradients_equal_mistral() -> None:
     ours, tokens = make_model(), torch.randint(61, (2, 43))
     theirs = make_mistral(ours)
-    next_token_loss(ours.hidden(tokens[:, :-1]), ours.head_weight, tokens[:, 1:], ours.head_bias).backward()
+    ours.loss(tokens[:, :-1], tokens[:, 1:]).backward()
     theirs(tokens, labels=tokens).loss.backward()
     expected = dict(theirs.named_parameters())
     pairs = {
@@ -147,16 +147,25 @@ def test_tied_head_follows_its_embedding() -> None:
 def test_reduced_precision_trains(mode: str, changes: dict[str, Any]) -> None:
     model = make_model(**changes).train()
     tokens = torch.randint(61, (2, 43))
-    exact = next_token_loss(make_model(**changes).hidden(tokens), model.head_weight, tokens, model.head_bias)
+    exact = make_model(**changes).loss(tokens, tokens)
     if mode == "bfloat16":
         model.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
-        loss = next_token_loss(model.hidden(tokens), model.head_weight, tokens, model.head_bias)
+        loss = model.loss(tokens, tokens)
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=0.3 if changes.get("dropout") else 0.05)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("changes", [{}, {"bias": True}, {"tie_word_embeddings": True}])
+def test_the_loss_is_the_cross_entropy_of_the_logits(changes: dict[str, Any], reduction: str) -> None:
+    model, tokens = make_model(**changes), torch.randint(61, (3, 14))
+    logits = model(tokens[:, :-1])
+    expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction=reduction)
+    torch.testing.assert_close(model.loss(tokens[:, :-1], tokens[:, 1:], reduction), expected)
 
 
 def test_dropout_is_drawn_in_training_alone() -> None:
@@ -170,7 +179,7 @@ def test_initialisation_shrinks_the_residual_branches() -> None:
     model = make_model(hidden_size=256, intermediate_size=256, initializer_range=0.02, bias=True)
     assert model.blocks[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.blocks[1].mlp.down.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05)
-    assert model.head_bias is not None and not model.head_bias.any()
+    assert model.head.bias is not None and not model.head.bias.any()
 
 
 def test_flops_count_the_window() -> None:

@@ -6,12 +6,12 @@ import torch
 
 from yinggem.common.errors import UserError
 from yinggem.text.tokenizer import ByteTokenizer
+from yinggem.text.windows import training_windows
 from yinggem.training.datamodule import (
     EvaluationBatches,
     TextDataModule,
     TrainingBatches,
     WindowLoader,
-    training_windows,
 )
 
 
@@ -27,29 +27,6 @@ def test_evaluation_predicts_every_token_after_the_first_exactly_once(tokens, le
             np.add.at(seen, targets.numpy().ravel(), 1)
     assert seen[0] == 0 and (seen[1:] == 1).all()
     assert len({len(share) for share in shares}) == 1, "ranks must take the same number of steps"
-
-
-@pytest.mark.parametrize("tokens", [18, 33, 100, 1001])
-def test_training_predicts_every_token_about_once_an_epoch(tokens):
-    length, total = 16, np.zeros(tokens)
-    sizes = set()
-    for epoch in range(200):
-        starts = training_windows(tokens, length, seed=1, epoch=epoch)
-        sizes.add(len(starts))
-        seen = np.zeros(tokens, int)
-        for start in starts:
-            seen[start + 1 : start + length + 1] += 1
-        assert starts.min() >= 0 and starts.max() + length < tokens and seen.max() <= 2
-        total += seen
-    assert sizes == {(tokens - 1) // length}
-    assert (total[1:] > 0).all()
-
-
-def test_windows_depend_on_seed_and_epoch_alone():
-    same = training_windows(5000, 16, seed=1, epoch=2)
-    assert (same == training_windows(5000, 16, seed=1, epoch=2)).all()
-    for other in (training_windows(5000, 16, 1, 3), training_windows(5000, 16, 2, 2)):
-        assert not np.array_equal(same, other)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -1,35 +1,79 @@
-"""How well a model predicts a text: one full pass, every token after the first predicted exactly once."""
+"""How well a model predicts a text: one full pass, every token after the first predicted exactly once.
 
-from dataclasses import dataclass
+Training validates with the same pieces: `yinggem.text.windows` cuts the text, `evaluate_batch` measures a batch, and
+`Evaluation` adds up and makes the figures.
+"""
+
+import math
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
-from yinggem.model.loss import bits_per_byte, next_token_loss, perplexity
 from yinggem.model.transformer import Transformer
-from yinggem.text.token_array import TokenArray
+from yinggem.text.windows import Ids, cut_windows, evaluation_batches
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Total nats over `tokens` predicted tokens, which stand for `bytes` bytes of UTF-8."""
 
-    nats: float
-    tokens: int
-    bytes: int
+    nats: float = 0.0
+    tokens: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        """Both texts together. The sum is Python's, float64: 10^9 tokens in float32 would lose the last ones."""
+        return Evaluation(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
+
+    def to_tensor(self) -> Tensor:
+        """(3,) float64, to be added up over processes and read by `from_tensor`."""
+        return torch.tensor(astuple(self), dtype=torch.float64)
+
+    @classmethod
+    def from_tensor(cls, sums: Tensor) -> "Evaluation":
+        """The inverse of `to_tensor`."""
+        nats, tokens, size = sums.tolist()
+        return cls(nats, int(tokens), int(size))
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss; infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Total bits over total bytes, which is comparable across tokenizers; infinite for a text of no bytes."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.inf
 
     def to_dict(self) -> dict[str, float]:
         """The figures under the names they are logged by."""
-        loss = self.nats / self.tokens
-        figures = {"loss": loss, "perplexity": perplexity(loss), "bits_per_byte": bits_per_byte(self.nats, self.bytes)}
+        figures = {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
         return figures | {"tokens": self.tokens, "bytes": self.bytes}
+
+
+def evaluate_batch(model: Transformer, inputs: Tensor, targets: Tensor, token_bytes: Tensor) -> Evaluation:
+    """Measure the predictions of one batch of windows.
+
+    Args:
+        inputs, targets: (B, T) ids.
+        token_bytes: (V,) UTF-8 bytes each id stands for, on the device of the targets.
+    """
+    nats = model.loss(inputs, targets, reduction="sum").item()
+    return Evaluation(nats, targets.numel(), int(token_bytes[targets].sum()))
 
 
 @torch.inference_mode()
 def evaluate(
-    model: Transformer, ids: np.ndarray | TokenArray, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
+    model: Transformer, ids: Ids, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
 ) -> Evaluation:
     """Predict ids[1:] in consecutive windows of `context_length` targets, the last one as short as it comes.
 
@@ -41,27 +85,13 @@ def evaluate(
     Raises:
         UserError: there is nothing to predict.
     """
-    count = len(ids) - 1
-    if count < 1:
+    if len(ids) < 2:
         raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
-    device, total, size = model.norm.weight.device, 0.0, 0
-    step = context_length * batch_size
-    with show_progress("Evaluating", count) as advance:
-        for start in range(0, count, step):
-            block = torch.from_numpy(ids[start : min(start + step, count) + 1].astype(np.int64)).to(device)
-            size += int(token_bytes[ids[start + 1 : start + len(block)]].sum(dtype=np.int64))
-            total += _nats(model, block, context_length)
-            advance(len(block) - 1)
-    return Evaluation(total, count, size)
-
-
-def _nats(model: Transformer, block: torch.Tensor, context_length: int) -> float:
-    """Nats of block[1:], (N,) ids, in windows of `context_length` targets and a shorter last one."""
-    count = len(block) - 1
-    whole_windows, nats = count // context_length * context_length, 0.0
-    for first, last, width in ((0, whole_windows, context_length), (whole_windows, count, count - whole_windows)):
-        if first < last:
-            inputs, targets = (block[first + k : last + k].view(-1, width) for k in (0, 1))
-            hidden = model.hidden(inputs)
-            nats += next_token_loss(hidden, model.head_weight, targets, model.head_bias, reduction="sum").item()
-    return nats
+    device, total = model.norm.weight.device, Evaluation()
+    lengths = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
+    with show_progress("Evaluating", len(ids) - 1) as advance:
+        for windows in evaluation_batches(len(ids), context_length, batch_size):
+            block = torch.from_numpy(cut_windows(ids, windows)).to(device)
+            total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths)
+            advance(block[:, 1:].numel())
+    return total

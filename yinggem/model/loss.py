@@ -1,6 +1,5 @@
-"""Next-token cross-entropy from hidden states, and the two figures people read it in."""
+"""Next-token cross-entropy from hidden states."""
 
-import math
 from typing import Any
 
 import torch
@@ -35,16 +34,6 @@ def next_token_loss(
     scale = 1.0 / targets.numel() if reduction == "mean" else 1.0
     with torch.autocast(device, enabled=False):
         return _ChunkedCrossEntropy.apply(hidden, weight, targets, bias, scale)
-
-
-def perplexity(nats: float) -> float:
-    """exp of the mean loss in nats; infinite where that overflows."""
-    return math.exp(nats) if nats < 700 else math.inf
-
-
-def bits_per_byte(total_nats: float, total_bytes: int) -> float:
-    """Total nats of the predicted text over ln 2 and its UTF-8 bytes; comparable across tokenizers."""
-    return total_nats / math.log(2) / total_bytes
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

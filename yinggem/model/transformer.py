@@ -9,6 +9,7 @@ from yinggem.model.attention import attention, check_backend
 from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
 from yinggem.model.layers import GeGLU, Linear, RMSNorm, TiedHead
+from yinggem.model.loss import next_token_loss
 from yinggem.model.rope import rotary_angles, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -99,6 +100,16 @@ class Transformer(nn.Module):
         """Token ids (B, T) -> logits (B, T, V)."""
         return self.head(self.hidden(tokens))
 
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats of the predictions after `tokens` (B, T) against `targets` (B, T), a scalar.
+
+        It is that of `forward`'s logits, computed in chunks: (B * T, V) logits never exist at once.
+
+        Args:
+            reduction: "mean" over every target, or "sum".
+        """
+        return next_token_loss(self.hidden(tokens), self.head.weight, targets, self.head.bias, reduction)
+
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Token ids (B, T) -> hidden states (B, T, D) after the final norm.
 
@@ -127,16 +138,6 @@ class Transformer(nn.Module):
                 module.attend = attend
             elif isinstance(module, Block):
                 module.compile()
-
-    @property
-    def head_weight(self) -> Tensor:
-        """(V, D), the embedding's own where they are tied."""
-        return self.head.weight
-
-    @property
-    def head_bias(self) -> Tensor | None:
-        """(V,) or None."""
-        return self.head.bias
 
     @property
     def parameters_count(self) -> int:

@@ -12,31 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from yinggem.common.errors import UserError
 from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
-from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
+from yinggem.text.windows import Ids, Window, cut_windows, evaluation_batches, training_windows
 
-Ids = np.ndarray | TokenArray  # (N,) integers
-Window = tuple[int, int]  # first input token, number of targets
 Batch = tuple[Tensor, Tensor]  # inputs and targets, both (B, T) int64
-
-
-def training_windows(tokens: int, length: int, seed: int, epoch: int) -> np.ndarray:
-    """Starts (n,) of one epoch's windows, shuffled; both phase and order depend on (seed, epoch) alone.
-
-    n = (tokens - 1) // length in every epoch. Where the phase leaves room for one window fewer, the missing one is the
-    first of the text, so that what lies before the phase is trained on as well.
-    """
-    generator = np.random.default_rng((seed, epoch))
-    count = (tokens - 1) // length
-    starts = np.arange(generator.integers(length), tokens - length, length)
-    if len(starts) < count:
-        starts = np.append(starts, 0)
-    return generator.permutation(starts[:count])
-
-
-def evaluation_windows(tokens: int, length: int) -> list[Window]:
-    """Consecutive windows that predict every token after the first exactly once; the last may be short."""
-    return [(start, min(length, tokens - 1 - start)) for start in range(0, tokens - 1, length)]
 
 
 class Windows(Dataset[Batch]):
@@ -46,10 +25,7 @@ class Windows(Dataset[Batch]):
         self.ids = ids
 
     def __getitems__(self, windows: list[Window]) -> Batch:
-        block = np.empty((len(windows), windows[0][1] + 1 if windows else 1), np.int64)  # (B, T + 1)
-        for row, (start, length) in zip(block, windows, strict=True):
-            row[:] = self.ids[start : start + length + 1]
-        rows = torch.from_numpy(block)
+        rows = torch.from_numpy(cut_windows(self.ids, windows))
         return rows[:, :-1], rows[:, 1:]
 
 
@@ -93,10 +69,7 @@ class EvaluationBatches(Sampler[list[Window]]):
     """One rank's share of a full pass; ranks left without a batch get an empty one, for all must step together."""
 
     def __init__(self, tokens: int, length: int, batch_size: int, rank: int, ranks: int) -> None:
-        windows = evaluation_windows(tokens, length)
-        whole = [window for window in windows if window[1] == length]
-        batches = [whole[i : i + batch_size] for i in range(0, len(whole), batch_size)]
-        batches += [[window] for window in windows[len(whole) :]]
+        batches = evaluation_batches(tokens, length, batch_size)
         batches += [[] for _ in range(-len(batches) % ranks)]
         self.batches = batches[rank::ranks]
 

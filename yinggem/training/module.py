@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import PREFIX, metadata
-from yinggem.model.loss import bits_per_byte, next_token_loss, perplexity
+from yinggem.inference.evaluation import Evaluation, evaluate_batch
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.datamodule import Batch
@@ -60,7 +60,7 @@ class LanguageModule(LightningModule):
         self.register_buffer("token_bytes", lengths, persistent=False)
         self._losses: list[Tensor] = []  # of the batches since the last optimizer step
         self.stepped = False  # whether the last batch ended with an optimizer step: with accumulation not each does
-        self._evaluated = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
+        self._evaluated = Evaluation()  # this process's share of the validation so far
         self.grad_norm = torch.zeros(())
         self.newest: dict[str, float] = {}  # the last value of every figure that was logged
         self.skipped_steps = 0
@@ -90,8 +90,7 @@ class LanguageModule(LightningModule):
     def loss(self, batch: Batch, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats of a batch of windows."""
         inputs, targets = batch
-        hidden = self.model.hidden(inputs)
-        return next_token_loss(hidden, self.model.head_weight, targets, self.model.head_bias, reduction)
+        return self.model.loss(inputs, targets, reduction)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout."""
@@ -175,30 +174,28 @@ class LanguageModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
-        self._evaluated = torch.zeros(3, dtype=torch.float64)
+        self._evaluated = Evaluation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up nats, tokens and bytes."""
-        targets = batch[1]
+        inputs, targets = batch
         if not targets.numel():  # no share of the last batches; yet where weights are gathered, all must take part
             self.loss((targets.new_zeros(1, 1), targets.new_zeros(1, 1)))
             return
-        nats = self.loss(batch, reduction="sum")
-        self._evaluated += torch.tensor(
-            (nats.item(), targets.numel(), self.token_bytes[targets].sum().item()), dtype=torch.float64
-        )
+        self._evaluated += evaluate_batch(self.model, inputs, targets, self.token_bytes)
 
     def on_validation_epoch_end(self) -> None:
         """Log the exact loss over the whole split, whatever the number of devices."""
-        totals = self.trainer.strategy.reduce(self._evaluated.to(self.device), reduce_op="sum")
-        nats, tokens, size = totals.tolist()
-        if not tokens:
+        total = self._evaluated
+        if self.trainer.world_size > 1:  # alone there is nothing to add, and some devices (MPS) have no float64
+            sums = self.trainer.strategy.reduce(total.to_tensor().to(self.device), reduce_op="sum")
+            total = Evaluation.from_tensor(sums)
+        if not total.tokens:
             return
-        loss = nats / tokens
+        loss = total.loss
         if not math.isfinite(loss) and self.trainer.state.fn == "fit":
             raise self.bad_numbers(f"The validation loss is {loss:g}", self.global_step)
-        bits = bits_per_byte(nats, size) if size else math.inf
-        figures = dict(zip(VALIDATED, (loss, perplexity(loss), bits), strict=True))
+        figures = dict(zip(VALIDATED, (loss, total.perplexity, total.bits_per_byte), strict=True))
         self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
         if self.trainer.state.fn == "fit":
             self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step)
