@@ -20,8 +20,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
 from yinggem.common.errors import UserError
-from yinggem.runs.comparison import read_result
-from yinggem.search.sweep import write_result
+from yinggem.runs.result import read_result, write_result
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf

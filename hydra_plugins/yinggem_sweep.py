@@ -1,32 +1,27 @@
 """What Hydra itself has to load for sweeps; it looks for plugins nowhere but in `hydra_plugins`.
 
-The search is in yinggem/search.py, which knows nothing of Hydra.
+The search is in yinggem/search/trials.py, which knows nothing of Hydra.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.runs.overrides import quoted
-from yinggem.search.sweep import begun
 from yinggem.search.trials import Scale, Search
-
-HOME = Path(__file__).parents[1]
 
 
 @dataclass
@@ -100,28 +95,18 @@ def least(scale: Scale) -> Any:
 
 
 class Announcement(Callback):
-    """Lets every process of a sweep know its folder, and where train.py and what belongs to it are imported from.
+    """Lets every process of a sweep know its folder.
 
     A folder with the time in its name would be another one where a launcher's process composes its job again.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the folder into the settings that all jobs share."""
-        folder = Path(config.hydra.sweep.dir)
-        begun.append(folder)
         with read_write(config.hydra):
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOME), os.environ.get("PYTHONPATH")]))
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(config.hydra.sweep.dir)}")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Let this be the command of just this job: Lightning repeats the command for every further device."""
-        hydra = HydraConfig.instance().cfg.hydra  # type: ignore[union-attr]
-        if hydra.mode != RunMode.MULTIRUN:
-            return
-        with read_write(hydra):
-            hydra.run.dir = hydra.runtime.output_dir
-        words = [word for word in config.hydra.overrides.task if not word.startswith(("launcher=", "sweep="))]
-        sys.argv[:] = [str(HOME / "train.py"), *words, "ckpt_path=auto"]
+        """Let submitit's process be that of the job: Lightning would repeat submitit's command for further devices."""
         main = sys.modules["__main__"]
         if main.__spec__ is not None and main.__spec__.name.startswith("submitit."):
-            main.__spec__ = None  # so that Lightning repeats this command, not submitit's
+            main.__spec__ = None

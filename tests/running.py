@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-import train
-from yinggem.commands.train import prepare, run
+from yinggem.commands.train import TrainCommand
+from yinggem.commands.train_process import surroundings
+from yinggem.common.stopping import stopping_on_signals
+from yinggem.runs.layout import read_latest
 
 ROOT = Path(__file__).parent.parent
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(150))
@@ -36,12 +39,19 @@ class Done(NamedTuple):
         return self.err
 
 
+def newest(outputs: str | Path = "outputs") -> Path:
+    """The run that outputs/latest names."""
+    run = read_latest(Path(outputs))
+    assert run is not None
+    return run.resolve()
+
+
 def here(*arguments: object) -> Done:
     """Run the command in this process, which is left as it was: Lightning keeps the port and the group of processes."""
     out, err, argv, environment = StringIO(), StringIO(), sys.argv[:], dict(os.environ)
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            status = run(train.train, prepare([str(argument) for argument in arguments]), train.CONF)
+            status = TrainCommand().exit_status([str(argument) for argument in arguments])
     finally:
         sys.argv[:] = argv
         os.environ.clear()
@@ -49,6 +59,18 @@ def here(*arguments: object) -> Done:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def ended(job: Callable[[], Any]) -> int:
+    """The status of a command that does this in the place of training."""
+
+    class Command(TrainCommand):
+        def run(self, arguments: Sequence[str]) -> int:
+            with stopping_on_signals(), surroundings():
+                job()
+            return 0
+
+    return Command().exit_status([])
 
 
 def elsewhere(*arguments: object, cwd: Path, **environment: str) -> Done:

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import train
+from yinggem.commands import train
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.training.optimizers import make_optimizer

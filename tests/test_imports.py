@@ -45,7 +45,7 @@ def test_hydra_is_known_to_the_train_command_alone_and_lightning_to_training(pat
     roots = {name.split(".")[0] for name in imports_of(path)}
     if path.relative_to(ROOT / "yinggem").as_posix() != "commands/train.py":
         assert not roots & {"hydra", "omegaconf"}
-    if room_of(path) in LIGHT and path.name != "processes.py":  # it asks Lightning for addresses, under Slurm
+    if room_of(path) in LIGHT:
         assert not roots & {"lightning", "pytorch_lightning", "tensorboard"}
 
 

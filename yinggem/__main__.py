@@ -8,6 +8,7 @@ from yinggem.common.command_line import run
 
 PRINTS_ITS_RESULT = ("generate", "evaluate")  # the others write files, and go on where nothing can be printed
 COMMANDS = {
+    "train": "a model on a text",
     "generate": "text from a checkpoint",
     "evaluate": "how well a checkpoint predicts a text",
     "compare": "runs side by side",
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {name:10} {what}")
         return 0 if command in ("--help", "-h") else 2
     module = importlib.import_module(f"yinggem.commands.{command}")
+    if command == "train":
+        return int(module.main(rest))  # it has endings of its own
     return run(lambda: module.main(rest), keep_going=command not in PRINTS_ITS_RESULT)
 
 

@@ -7,12 +7,13 @@ import signal
 import sys
 
 import pytest
-from running import ROOT, SMALL, TEXT, here
+from running import SMALL, TEXT, ended, here, newest
 
-import train
-from yinggem.commands import train as command
+from yinggem.commands import train
+from yinggem.commands.train_process import how_to_continue
 from yinggem.common.errors import UserError
-from yinggem.runs.resume import read_overrides, record
+from yinggem.runs.overrides import quoted
+from yinggem.runs.record import read_overrides, record_run
 
 
 @pytest.fixture(autouse=True)
@@ -25,40 +26,39 @@ def place(tmp_path, monkeypatch):
 def started(place, *overrides: str):
     """The folder of a run that was started with these settings and killed before its first checkpoint."""
     folder = place / "outputs" / "2026-01-02" / "03-04-05"
-    record(folder, place / "outputs", overrides, "seed: 0\n", ROOT / "train.py", None)
+    record_run(folder, overrides, "seed: 0\noptimizer:\n  lr: 0.5\ncallbacks:\n  samples: null\n")
     return folder
+
+
+def hydra_sees(*words: str) -> list[str]:
+    return train.TrainCommand()._to_compose(list(words))[1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["model=base"], ["ckpt_path=null", "seed=1"], ["ckpt_path="]])
 def test_a_command_that_continues_nothing_stays_as_it_is(arguments):
-    assert command.continued(arguments) == arguments
+    assert hydra_sees(*arguments) == [word for word in arguments if not word.startswith("ckpt_path=")]
 
 
-def test_a_run_is_continued_with_its_own_settings_and_later_ones_win(place):
+def test_a_run_is_continued_in_its_folder_with_what_is_recorded_and_the_words_typed_now(place):
     folder = started(place, "model=small", "optimizer.lr=0.02", "ckpt_path=older.ckpt")
-    arguments = command.continued(["ckpt_path=last", "optimizer.lr=0.01"])
-    assert arguments[:3] == ["model=small", "optimizer.lr=0.02", "optimizer.lr=0.01"]
-    assert f"hydra.run.dir={folder.resolve()}" in [argument.replace("'", "") for argument in arguments]
-    assert not any(argument.startswith("ckpt_path=") for argument in arguments)  # there is no checkpoint yet
+    assert hydra_sees("ckpt_path=last", "optimizer.lr=0.01") == [
+        "optimizer.lr=0.01", f"hydra.run.dir={quoted(folder.resolve())}"
+    ]  # fmt: skip
 
 
 def test_a_setting_that_is_said_again_counts_where_it_was_said_last(place):
-    """The companions of a run that is continued, too, say again what it was started with."""
-    folder = started(place, "~callbacks.samples", "optimizer.lr=0.02", "optimizer.lr=0.01", "optimizer.lr=0.02")
-    assert read_overrides(folder) == ["~callbacks.samples", "optimizer.lr=0.01", "optimizer.lr=0.02"]
-    arguments = command.continued(["ckpt_path=last", "~callbacks.samples", "optimizer.lr=0.01"])
-    assert arguments[:3] == ["optimizer.lr=0.02", "~callbacks.samples", "optimizer.lr=0.01"]
+    """The other processes of a run that is continued, too, say again what it was started with."""
+    folder = started(place, "~callbacks.ema", "optimizer.lr=0.02", "optimizer.lr=0.01", "optimizer.lr=0.02")
+    assert read_overrides(folder) == ["~callbacks.ema", "optimizer.lr=0.01", "optimizer.lr=0.02"]
+    words = hydra_sees("ckpt_path=last", "~callbacks.ema", "~callbacks.samples", "+callbacks.samples=1", "+seed=3")
+    assert words[:-1] == ["~callbacks.samples", "++callbacks.samples=1", "++seed=3"]
 
 
 @pytest.mark.parametrize("wanted", ["last", "nowhere", "outputs"])
 def test_nothing_to_continue_is_said(place, wanted):
     (place / "outputs").mkdir()
     with pytest.raises(UserError, match=r"no run|does not exist|not the folder"):
-        command.continued([f"ckpt_path={wanted}"])
-
-
-def ended(job) -> int:
-    return command.run(job, lambda: [], train.CONF)
+        hydra_sees(f"ckpt_path={wanted}")
 
 
 def test_exit_statuses(capsys):
@@ -112,9 +112,9 @@ def test_the_environment_is_given_back(monkeypatch):
 
 
 def test_the_offered_command_is_one_for_the_shell(place):
-    assert command.how_to_continue(None) == ""
+    assert how_to_continue(None) == ""
     path = place / "it's here" / "last.ckpt"
-    offered = command.how_to_continue(path).removeprefix(" Continue with: ")
+    offered = how_to_continue(path).removeprefix(" Continue with: ")
     assert shlex.split(offered) == ["python", "train.py", f"ckpt_path={path}"]
 
 
@@ -136,15 +136,15 @@ def test_a_stop_that_was_swallowed_before_training_counts_when_it_begins(place, 
     (place / "own.txt").write_text(TEXT)
     build = train.build
 
-    def interrupted(cfg):
+    def interrupted(*arguments):
         with contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
-        return build(cfg)
+        return build(*arguments)
 
     monkeypatch.setattr(train, "build", interrupted)
     done = here(*SMALL, "data.path=own.txt")
     assert done.status == 128 + signal.SIGTERM and "Stopped after step 1. Continue with:" in done.err, done
-    assert (place / "outputs/latest/checkpoints/last.ckpt").is_file()
+    assert (newest() / "checkpoints/last.ckpt").is_file()
 
 
 def test_a_name_with_a_line_break_is_quoted_on_one_line(place):

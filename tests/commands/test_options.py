@@ -3,11 +3,10 @@
 import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from running import SMALL, TEXT, here, same
+from running import SMALL, TEXT, here, newest, same
 
 from yinggem.inference.checkpoint import read_checkpoint
 from yinggem.runs.metrics import depends_on_machine, read_metrics
@@ -28,7 +27,7 @@ def ran(*arguments):
     small = [word for word in SMALL if not (word.startswith("callbacks.") and "~callbacks" in arguments)]
     done = here(*small, "data.path=own.txt", *arguments)
     assert done.status == 0 and not done.err, done
-    return Path("outputs/latest").resolve(), done.out
+    return newest(), done.out
 
 
 def figures(folder, name):
@@ -99,7 +98,7 @@ def test_last_is_saved_every_some_minutes(place, monkeypatch):
 
     monkeypatch.setattr(LanguageModule, "training_step", failing)
     assert here(*SMALL, "data.path=own.txt", "callbacks.last.every_n_minutes=0").status == 2
-    assert read_checkpoint("outputs/latest/checkpoints/last.ckpt")["global_step"] == 12
+    assert read_checkpoint(newest() / "checkpoints/last.ckpt")["global_step"] == 12
 
 
 @pytest.mark.parametrize("setting", ["~callbacks", "callbacks=[]", "callbacks=[ema]", "~logger", "logger=null"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import ROOT, SMALL, TEXT, elsewhere, here
+from running import ROOT, SMALL, TEXT, elsewhere, here, newest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yinggem.inference.checkpoint import load_model, read_checkpoint
@@ -55,7 +55,7 @@ def test_the_run_says_where_things_are_and_what_comes_next(trained):
 
 
 def test_the_run_folder_is_complete(trained):
-    run = (trained[1] / "outputs" / "latest").resolve()
+    run = newest(trained[1] / "outputs")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d.*", str(run.relative_to(trained[1] / "outputs")))
     names = {path.name for path in run.iterdir()}
     assert names >= {".hydra", "checkpoints", "metrics.csv", "loss_curve.png", "samples.txt"}
@@ -68,7 +68,7 @@ def test_the_run_folder_is_complete(trained):
 
 
 def test_csv_and_tensorboard_hold_the_same_figures(trained):
-    run = (trained[1] / "outputs" / "latest").resolve()
+    run = newest(trained[1] / "outputs")
     rows = table(run / "metrics.csv")
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     names = {"train/loss", "val/loss", "val/perplexity", "val/bits_per_byte", "lr", "grad_norm", "epoch"}
@@ -94,14 +94,14 @@ def test_a_finished_run_says_so_and_is_made_longer(trained, text):
     assert again.status == 0 and "finished already" in again.out, again
     longer = elsewhere("ckpt_path=last", "trainer.max_steps=25", cwd=folder)
     assert longer.status == 0 and len(list((folder / "outputs").glob("*/*/checkpoints"))) == 1, longer
-    assert read_checkpoint(folder / "outputs" / "latest" / "checkpoints" / "last.ckpt")["global_step"] == 25
+    assert read_checkpoint(newest(folder / "outputs") / "checkpoints" / "last.ckpt")["global_step"] == 25
 
 
 @pytest.mark.parametrize(("part", "damaged"), [
     ("optimizer_states", [{}]), ("loops", {}), ("global_step", "7"), ("TextDataModule", 5),
 ])  # fmt: skip
 def test_a_checkpoint_that_lacks_what_training_needs_is_named(trained, text, place, part, damaged):
-    state = read_checkpoint(trained[1] / "outputs" / "latest" / "checkpoints" / "last.ckpt")
+    state = read_checkpoint(newest(trained[1] / "outputs") / "checkpoints" / "last.ckpt")
     torch.save(state | {part: damaged}, "odd.ckpt")
     sentence = here(*SMALL, f"data.path={text}", "trainer.max_steps=40", "ckpt_path=odd.ckpt").refused()
     assert f"{place / 'odd.ckpt'} is not one to continue from" in sentence
@@ -112,7 +112,7 @@ def test_one_batch_is_learnt_by_heart(text, place):
     options = ["experiment=overfit", "data=text", f"data.path={text}", "tokenizer=byte", "trainer.accelerator=cpu"]
     done = here(*options, "data.context_length=32", "data.batch_size=2", "callbacks.samples.max_new_tokens=5")
     assert done.status == 0, done
-    losses = [float(row["train/loss"]) for row in table(place / "outputs/latest/metrics.csv") if row["train/loss"]]
+    losses = [float(row["train/loss"]) for row in table(newest() / "metrics.csv") if row["train/loss"]]
     assert losses[-1] < 0.1 and 10 * losses[-1] < losses[0]
 
 
@@ -122,7 +122,7 @@ def test_a_shortened_speedrun_learns_more_than_how_often_a_character_comes(optim
     settings = ["experiment=speedrun_char", "data=text", f"data.path={text}", f"optimizer={optimizer}"]
     done = here(*settings, "trainer.accelerator=cpu", "trainer.max_steps=60", "trainer.val_check_interval=60")
     assert done.status == 0, done
-    (loss,) = (float(row["val/loss"]) for row in table(place / "outputs/latest/metrics.csv") if row["val/loss"])
+    (loss,) = (float(row["val/loss"]) for row in table(newest() / "metrics.csv") if row["val/loss"])
     held_out = TEXT[len(TEXT) * 9 // 10 :]
     shares = [count / len(held_out) for count in Counter(held_out).values()]
     assert loss < -sum(share * math.log(share) for share in shares) - 0.3
@@ -139,11 +139,11 @@ def test_a_compiled_run_has_the_losses_of_any_other_and_is_continued(text, place
         assert done.status == 0 and not done.err, done
     done = elsewhere("outputs=more", "ckpt_path=last", "trainer.max_steps=20", cwd=place)
     assert done.status == 0 and not done.err, done
-    plain, compiled, more = (table(place / outputs / "latest/metrics.csv") for outputs in ("plain", "compiled", "more"))
+    plain, compiled, more = (table(newest(outputs) / "metrics.csv") for outputs in ("plain", "compiled", "more"))
     for name in ("train/loss", "val/loss", "grad_norm"):
         figures = [[float(row[name]) for row in rows if row[name]] for rows in (plain, compiled, more)]
         assert figures[1] == pytest.approx(figures[0], rel=1e-4) and figures[1] == figures[2], name
-    states = [read_checkpoint(place / run / "latest/checkpoints/last.ckpt")["state_dict"] for run in ("plain", "more")]
+    states = [read_checkpoint(newest(run) / "checkpoints/last.ckpt")["state_dict"] for run in ("plain", "more")]
     assert states[0].keys() == states[1].keys()
 
 
@@ -277,7 +277,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(text, place):
     def bits(seed: int, outputs: str) -> list[bytes]:
         done = here(*SMALL, f"data.path={text}", "model.dropout=0.1", f"seed={seed}", f"outputs={outputs}")
         assert done.status == 0, done
-        state = read_checkpoint(place / outputs / "latest" / "checkpoints" / "last.ckpt")["state_dict"]
+        state = read_checkpoint(newest(outputs) / "checkpoints" / "last.ckpt")["state_dict"]
         return [weights.numpy().tobytes() for weights in state.values()]
 
     first = bits(5, "one")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from running import SMALL, TEXT, here
 
-import train
+from yinggem.commands.train import CONF
 from yinggem.common.config_files import values
 
 pytestmark = pytest.mark.slow
@@ -25,10 +25,10 @@ ODD = ["", "0", "-1", "1", "2", "3.5", "1e9", "-1e-9", "1e400", "nan", "inf", "n
 def tree() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Every group with its choices, every setting with the values it has in conf/."""
     groups: dict[str, list[str]] = {}
-    for path in sorted(train.CONF.glob("*/*.yaml")):
+    for path in sorted(CONF.glob("*/*.yaml")):
         groups.setdefault(path.parent.name, []).append(path.stem)
     settings: dict[str, list[str]] = {}
-    for name, value in values(train.CONF):
+    for name, value in values(CONF):
         if not isinstance(value, dict) and name not in NOT_HERE:
             settings.setdefault(name, []).append(yaml.safe_dump(value, default_flow_style=True).split("\n")[0])
     return groups, settings

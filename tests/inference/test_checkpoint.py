@@ -17,17 +17,15 @@ from torch import Tensor
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import (
     clean_leftovers,
-    find_checkpoint,
     load_model,
     metadata,
     read_checkpoint,
     save_model,
-    write_atomically,
     write_checkpoint,
 )
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
-from yinggem.runs.resume import beginning
+from yinggem.runs.resume import step_to_go_on_from
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 
@@ -281,7 +279,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(saved):
 import resource, signal, torch
 from yinggem.inference.checkpoint import write_checkpoint
 from yinggem.common.errors import UserError
-from yinggem.runs.resume import beginning
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 for size in (17_000, 10**6):
@@ -317,30 +314,6 @@ write_atomically({str(tmp_path / "a.ckpt")!r}, lambda file: os.kill(os.getpid(),
     assert len(clean_leftovers(tmp_path)) == 1 and not list(tmp_path.iterdir())
 
 
-def run_folder(outputs: Path, name: str, *files: str) -> Path:
-    for file in files:
-        (outputs / name / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_atomically(outputs / name / "checkpoints" / file, b"x")
-    return outputs / name / "checkpoints"
-
-
-def test_the_newest_best_checkpoint_is_found(tmp_path):
-    with pytest.raises(UserError, match=r"train\.py"):
-        find_checkpoint(tmp_path / "outputs")
-    old = run_folder(tmp_path, "2026-01-31/23-59-59", "best.ckpt", "last.ckpt")
-    assert find_checkpoint(tmp_path) == old / "best.ckpt"
-    new = run_folder(tmp_path, "2026-02-01/00-00-01", "last.ckpt")
-    (tmp_path / "2026-02-01/00-00-02").mkdir()  # a run that has just started
-    assert find_checkpoint(tmp_path) == new / "last.ckpt"
-    (tmp_path / "latest").write_text("2026-01-31/23-59-59\n")
-    assert find_checkpoint(tmp_path).samefile(old / "best.ckpt")
-    (tmp_path / "latest").write_bytes(b"\xff\0")
-    assert find_checkpoint(tmp_path) == new / "last.ckpt"
-    (tmp_path / "latest").unlink()
-    (tmp_path / "latest").symlink_to(Path("2026-01-31/23-59-59"))
-    assert find_checkpoint(tmp_path).samefile(old / "best.ckpt")
-
-
 def test_weights_of_mixed_types_and_a_format_that_is_a_tensor_are_refused(tmp_path):
     """The first would fail in the middle of a matrix product, the second where it is compared."""
     model = Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8))
@@ -361,19 +334,4 @@ def test_weights_alone_are_not_continued(tmp_path):
     path = tmp_path / "weights.ckpt"
     save_model(path, Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8)), ByteTokenizer())
     with pytest.raises(UserError, match=r"weights.ckpt is not one to continue from.*last.ckpt"):
-        beginning(str(path), tmp_path)
-
-
-def test_a_run_that_is_being_started_beside_it_hides_no_checkpoint(tmp_path):
-    """Its link to itself comes and goes under another name."""
-    (tmp_path / "2026-01-01/00-00-00/checkpoints").mkdir(parents=True)
-    (checkpoint := tmp_path / "2026-01-01/00-00-00/checkpoints/best.ckpt").touch()
-    code = f"""import itertools, os
-for k in itertools.count():
-    os.symlink("2026-01-01/00-00-00", name := f"{tmp_path}/.latest.{{k}}.partial", target_is_directory=True)
-    os.unlink(name)"""
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        try:
-            assert {find_checkpoint(tmp_path) for _ in range(1000)} == {checkpoint}
-        finally:
-            process.kill()
+        step_to_go_on_from(path)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from running import ROOT, SMALL, TEXT, here
+from running import ROOT, SMALL, TEXT, here, newest
 
 from yinggem.common.files import matches
 from yinggem.inference.checkpoint import read_checkpoint
@@ -114,9 +114,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
     assert times == [(sweep / name / "result.json").stat().st_mtime_ns for name in "01"]
     for number, lr in enumerate(lrs):
         alone = here(*JOBS, f"optimizer.lr={lr}", f"outputs=alone{number}")
-        assert alone.status == 0 and weights(place / f"alone{number}" / "latest") == weights(sweep / str(number)), (
-            number
-        )
+        assert alone.status == 0 and weights(newest(place / f"alone{number}")) == weights(sweep / str(number)), number
 
 
 @pytest.mark.slow
@@ -159,9 +157,7 @@ def test_slurm_gets_an_array_with_its_limits_and_a_job_put_back_goes_on(place, s
     (sweep,) = (path.parent for path in place.glob("outputs/*/*/multirun.yaml"))
     for number, lr in enumerate(("0.01", "0.02")):
         alone = here(*JOBS, f"optimizer.lr={lr}", f"outputs=alone{number}")
-        assert alone.status == 0 and weights(place / f"alone{number}" / "latest") == weights(sweep / str(number)), (
-            number
-        )
+        assert alone.status == 0 and weights(newest(place / f"alone{number}")) == weights(sweep / str(number)), number
 
 
 def test_where_there_is_no_slurm_it_is_said(place, monkeypatch):

@@ -13,13 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from running import SMALL, TEXT, elsewhere, here
+from running import SMALL, TEXT, elsewhere, ended, here, newest
 
-import train
-from yinggem.commands import train as command
-from yinggem.commands.train import stopping_on_signals
-from yinggem.common.errors import StopRequested, requested
+from yinggem.commands.train import CONF
 from yinggem.common.files import matches
+from yinggem.common.stopping import StopRequested, stop_signal, stopping_on_signals
 from yinggem.inference.checkpoint import read_checkpoint
 from yinggem.search.sweep import attempt
 from yinggem.training.module import LanguageModule
@@ -52,7 +50,7 @@ def test_a_job_is_what_it_would_be_alone(place):
     assert done.status == 0, done
     assert here(*JOBS, "seed=3", "outputs=alone").status == 0
     sweep = sweep_folder(place)
-    assert weights(sweep / "3") == weights(place / "alone" / "latest") != weights(sweep / "0")
+    assert weights(sweep / "3") == weights(newest("alone")) != weights(sweep / "0")
     gc.collect()
     assert not [found for found in gc.get_objects() if isinstance(found, LanguageModule)]
 
@@ -63,7 +61,7 @@ def test_a_stop_that_a_library_swallowed_ends_the_sweep_and_fails_no_job(tmp_pat
             os.kill(os.getpid(), signal.SIGTERM)
         raise TypeError("what was left half done")
 
-    assert command.run(lambda: attempt(job, tmp_path, train.CONF), lambda: [], train.CONF) == 128 + signal.SIGTERM
+    assert ended(lambda: attempt(job, tmp_path, CONF)) == 128 + signal.SIGTERM
     assert not (tmp_path / "result.json").exists()
 
 
@@ -101,7 +99,7 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     continued = here(*offered[2:])
     assert continued.status == 0 and "Job 0 is finished already." in continued.out, continued
     straight = here(*JOBS, *options[len(JOBS) + 1 :], "optimizer.lr=0.02", "outputs=straight")
-    assert straight.status == 0 and weights(place / "straight" / "latest") == weights(sweep_folder(place) / "1")
+    assert straight.status == 0 and weights(newest(place / "straight")) == weights(sweep_folder(place) / "1")
     results = [json.loads((sweep_folder(place) / name / "result.json").read_text()) for name in "012"]
     assert [result["steps"] for result in results] == [60, 60, 60]
 
@@ -117,7 +115,9 @@ def test_a_stop_that_a_library_caught_ends_the_sweep_and_fails_no_job(tmp_path):
     (tmp_path / "0").mkdir()
     with pytest.raises(StopRequested), stopping_on_signals():
         attempt(job, tmp_path / "0", tmp_path)
-    assert not (tmp_path / "0" / "result.json").exists() and not requested, "the next run of this process was not asked"
+    assert not (tmp_path / "0" / "result.json").exists() and not stop_signal.signum, (
+        "the next run of this process was not asked"
+    )
 
 
 @pytest.mark.slow
@@ -131,4 +131,4 @@ def test_jobs_of_two_processes(place, launcher):
     assert [json.loads((sweep / name / "result.json").read_text())["steps"] for name in "01"] == [20, 20]
     assert {path.name for path in place.glob("outputs/2*/*")} == {sweep.name}  # not outputs/latest
     straight = elsewhere(*JOBS, *two, "seed=1", "outputs=straight", cwd=place, OMP_NUM_THREADS="1")
-    assert straight.status == 0 and weights(place / "straight" / "latest") == weights(sweep / "1")
+    assert straight.status == 0 and weights(newest(place / "straight")) == weights(sweep / "1")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import newest
 
 from yinggem.inference.checkpoint import load_model
 from yinggem.runs.metrics import read_metrics
@@ -234,7 +235,7 @@ def test_processes_that_torchrun_starts_share_one_folder(corpus, tmp_path):
                           cwd=ROOT, capture_output=True, text=True, timeout=300)  # fmt: skip
     assert done.returncode == 0 and done.stdout.count("Best validation loss") == 1, done.stderr
     (folder,) = (tmp_path / "out").glob("2*/*/")
-    assert (tmp_path / "out" / "latest").resolve() == folder
+    assert newest(tmp_path / "out") == folder.resolve()
     assert [row["steps"] for row in read_metrics(folder / "metrics.csv")] == list(range(1, 26))
 
 
@@ -243,7 +244,7 @@ import atexit, ctypes
 atexit.register(ctypes.PyDLL(None).sleep, 4)  # the last thing before the interpreter ends, holding its lock
 import os, sys, time
 import torch, torch.distributed as dist
-from yinggem.runs.processes import grouped, leave
+from yinggem.runs.processes import exit_without_teardown
 
 number, place = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{place}", rank=number, world_size=2)
@@ -255,13 +256,12 @@ if number == 1:
 work = dist.all_reduce(tensor, async_op=True)
 del work  # the thread that waits for the other process is the last to know of it
 atexit.register(print, "at exit")
-grouped.set()
-leave(7)
+exit_without_teardown(7)
 """
 
 
 def test_a_process_ends_whatever_the_threads_of_its_group_still_hold(tmp_path):
-    """With sys.exit in the place of leave it aborts: "terminate called without an active exception"."""
+    """With sys.exit in its place it aborts: "terminate called without an active exception"."""
     command = [sys.executable, "-c", LEAVING]
     with subprocess.Popen([*command, "1", str(tmp_path / "store")], cwd=ROOT) as other:
         done = subprocess.run([*command, "0", str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True)

@@ -13,7 +13,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from yinggem.common.errors import StopRequested, UserError, requested
+from yinggem.common.errors import UserError
+from yinggem.common.stopping import StopRequested, stop_signal
 from yinggem.inference.checkpoint import clean_leftovers
 from yinggem.runs.processes import rank
 
@@ -100,7 +101,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals, where this is the main thread; one that came before counts, if it has ended nothing."""
-        self._signum = requested[0] if requested else 0
+        self._signum = stop_signal.signum
         self._saved_at, self._step = time.monotonic(), trainer.global_step
         try:
             self._handlers = {number: signal.signal(number, self._on_signal) for number in _listened_to()}

@@ -117,7 +117,9 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the events to disk."""
+        """Bring the events to disk, if there are any: the file is made with the first, after `resume_at`."""
+        if self._experiment is None:
+            return
         with self._writing():
             self.experiment.flush()
 

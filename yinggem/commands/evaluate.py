@@ -6,10 +6,11 @@ from typing import Any
 
 from yinggem.common.command_line import Parser, whole
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import find_checkpoint, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import evaluate
 from yinggem.model.config import QUANTIZATIONS
+from yinggem.runs.layout import find_checkpoint
 from yinggem.text.corpus import open_corpus, tokenize
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained

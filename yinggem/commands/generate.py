@@ -18,8 +18,9 @@ MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
 def main(arguments: list[str] | None = None) -> None:
     """Check the arguments, load the model, generate."""
     options = parse_generation(arguments)
-    from yinggem.inference.checkpoint import find_checkpoint, load_model  # torch takes a second: not for --help
+    from yinggem.inference.checkpoint import load_model  # torch takes a second: not for --help
     from yinggem.inference.device import choose_device
+    from yinggem.runs.layout import find_checkpoint
 
     options.checkpoint = str(find_checkpoint() if options.checkpoint is None else options.checkpoint)
     model, tokenizer = load_model(options.checkpoint, choose_device(options.device), quantization=options.quantize)

@@ -7,8 +7,9 @@ import os
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import find_checkpoint, load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
 from yinggem.model.config import QUANTIZATIONS
+from yinggem.runs.layout import find_checkpoint
 
 
 def quantization_parser() -> Parser:

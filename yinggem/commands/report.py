@@ -5,20 +5,23 @@ import math
 import os
 import shlex
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
 from yinggem.callbacks.loggers import MetricsCSV, TensorBoard
+from yinggem.callbacks.on_train_start import OnTrainStart
 from yinggem.callbacks.samples import TextSamples
 from yinggem.common.errors import UserError
 from yinggem.common.files import URL
-from yinggem.inference.checkpoint import find_checkpoint, load_model
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.evaluation import evaluate
 from yinggem.model.kernels.huge_pages import keep_freed_memory
-from yinggem.runs.resume import read_overrides
-from yinggem.search.sweep import write_result
+from yinggem.runs.layout import find_checkpoint
+from yinggem.runs.record import read_overrides
+from yinggem.runs.result import write_result
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 
@@ -48,22 +51,34 @@ def be_quiet() -> None:
 
 
 def begin(
-    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, config: Any, start: int
+    trainer: pl.Trainer,
+    module: LanguageModule,
+    data: TextDataModule,
+    folder: Path,
+    config: Any,
+    start: int,
+    record: Callable[[], None] | None = None,
 ) -> None:
-    """Let the loggers go on from step `start`, if the run is continued; say what is about to happen."""
+    """Say what is about to happen; once training is sure to start, record it and let the loggers go on from `start`."""
     keep_freed_memory()
-    for logger in trainer.loggers:
-        if start > 0 and hasattr(logger, "resume_at"):
-            logger.resume_at(start)
-        if not isinstance(logger, TensorBoard):  # whose table wants the result in the same entry
-            logger.log_hyperparams(hyperparameters(config, folder))
+
+    def confirm() -> None:
+        if record and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            record()
+        for logger in trainer.loggers:
+            if start > 0 and hasattr(logger, "resume_at"):
+                logger.resume_at(start)
+            if not isinstance(logger, TensorBoard):  # whose table wants the result in the same entry
+                logger.log_hyperparams(hyperparameters(config, folder))
+
+    trainer.callbacks.insert(0, OnTrainStart(confirm))  # type: ignore[attr-defined]
     if not trainer.is_global_zero or data.split is None:
         return
-    count, config = module.model.parameters_count, module.model.config
+    count, model = module.model.parameters_count, module.model.config
     text = data.source if not data.path else data.path if URL.match(data.path) else shown(Path(data.path))
     print(
-        f"Model      {count:,} parameters: {config.num_hidden_layers} layers of {config.hidden_size}, "
-        f"window {config.attention_window or 'full'}\n"
+        f"Model      {count:,} parameters: {model.num_hidden_layers} layers of {model.hidden_size}, "
+        f"window {model.attention_window or 'full'}\n"
         f"Text       {text}: {data.train_tokens:,} tokens to train on, "
         f"{len(data.split.val):,} to validate ({data.tokenizer.name}, {data.tokenizer.vocab_size:,} kinds)\n"
         f"Run        {shown(folder)}",

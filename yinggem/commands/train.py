@@ -1,182 +1,280 @@
-"""The command line of train.py around Hydra: continuing runs, and errors as sentences."""
+"""Train a language model: compose the configuration, build, fit, evaluate, sample (yinggem train model=base)."""
 
 import contextlib
-import os
-import re
-import shlex
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from yinggem.common.errors import StopRequested, UserError, requested
-from yinggem.common.explain import causes, explain
-from yinggem.runs.overrides import only_shows, quoted, tidy
-from yinggem.runs.processes import complaint, follow, rank, say
-from yinggem.runs.resume import SWEEP, find_resumption, forget_folders, recorded, unrepeated, withdraw
-from yinggem.search.sweep import begun, conclude, old_sweep
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from yinggem.commands.train_process import command_of_another, how_to_continue, refuse, show_traceback, surroundings
+from yinggem.common.config_files import check_kinds, check_overrides
+from yinggem.common.stopping import StopRequested, stopping_on_signals
+from yinggem.common.streams import make_streams_safe
+from yinggem.runs.layout import LAST, checkpoint
+from yinggem.runs.lock import only_writer
+from yinggem.runs.overrides import flags_of, only_shows, quoted, tidy, unquoted, value_of
+from yinggem.runs.processes import ProcessGroup, end_with_parent, exit_without_teardown, rank
+from yinggem.runs.record import OF_THE_START, last_of_each, record_run
+from yinggem.runs.result import read_result
+from yinggem.runs.resume import Resumption, continued_config, find_resumption, find_sweep, resumption_of
+from yinggem.runs.start import Start
+from yinggem.search.sweep import attempt, conclude
+from yinggem.training.rendezvous import Rendezvous
+
+PACKAGE = Path(__file__).parents[1]
+CHECKOUT = PACKAGE.parent / "conf"
+CONF = CHECKOUT if (CHECKOUT / "train.yaml").is_file() else PACKAGE / "conf"  # beside the package, or inside its wheel
+TODAY, CONTINUED = "train", "continued"  # primary configurations: conf/train.yaml, and what a run has recorded
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that is over: its folder, and the figures of its result.json (loss, perplexity, bits_per_byte, steps)."""
+
+    folder: Path
+    figures: dict[str, Any]
 
 
 class Failed(BaseException):
     """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
 
 
-def prepare(arguments: list[str]) -> Callable[[], list[str]]:
-    """What Hydra should see of the command line, computed where its errors are caught."""
-    return lambda: continued(tidy(arguments))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command as a program and return its exit status."""
+    make_streams_safe(keep_going=True)  # printing never decides whether a run succeeds
+    command = TrainCommand()
+    status = command.exit_status(sys.argv[1:] if arguments is None else arguments)
+    if command.processes.formed:
+        exit_without_teardown(status)
+    return status
 
 
-def continued(arguments: list[str]) -> list[str]:
-    """With ckpt_path: the old run's overrides, then these, in the old run's folder; otherwise the same arguments.
+def train(overrides: Sequence[str]) -> TrainedRun:
+    """Train one run from Python, as `yinggem train OVERRIDES` does.
 
     Raises:
-        UserError: there is nothing to continue.
+        UserError: what the command line would say.
+        StopRequested: Ctrl-C.
     """
-    wanted = value_of("ckpt_path", arguments)
-    if not wanted or wanted in ("null", "auto"):  # auto: another process of a job of a sweep
-        return arguments
-    name = unquoted(wanted)
-    others = [argument for argument in arguments if not argument.startswith("ckpt_path=")]
-    place = value_of("outputs", others)
-    outputs = Path("outputs" if place is None else unquoted(place))
-    if any(argument in ("-m", "--multirun") for argument in arguments):
-        folder, overrides = old_sweep(name, outputs)
-        flags = [argument for argument in others if argument.startswith("-")]  # Hydra reads them first
-        more = [argument for argument in others if argument not in flags]
-        return [*flags, *unrepeated([*overrides, *more]), f"hydra.sweep.dir={quoted(folder)}", "ckpt_path=auto"]
-    old = find_resumption(name, outputs)
-    where = []
-    if old.overrides or old.checkpoint is None or (old.folder / ".hydra").is_dir():
-        where = [f"hydra.run.dir={quoted(old.folder)}", "hydra.output_subdir=null"]
-    if old.checkpoint is not None:
-        check_readable(old.checkpoint)
-        where.append(f"ckpt_path={quoted(old.checkpoint)}")
-    return [*unrepeated([*old.overrides, *others]), *where]
-
-
-def value_of(name: str, arguments: list[str]) -> str | None:
-    """What the last setting of that name says; None when there is none."""
-    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{name}=")]
-    return values[-1] if values else None
-
-
-def check_readable(checkpoint: Path) -> None:
-    """UserError when a checkpoint is damaged; it names the newest good one of the same run."""
-    from yinggem.inference.checkpoint import read_checkpoint
-
+    command = TrainCommand()
     try:
-        read_checkpoint(checkpoint)
-    except UserError as error:
-        others = sorted(checkpoint.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for other in others:
-            if other == checkpoint:
-                continue
-            try:
-                read_checkpoint(other)
-            except UserError:
-                continue
-            raise UserError(
-                f"{str(error).partition('; use')[0]}; the newest good one of this run is {other}: "
-                f"continue from it with `python train.py ckpt_path={shlex.quote(str(other))}`."
-            ) from None
-        raise
-
-
-def unquoted(value: str) -> str:
-    """The inverse of `yinggem.runs.overrides.quoted`, for a value that may be in quotes."""
-    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
-        return value
-    quote = value[0]
-    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
-
-
-def run(train: Callable[[], Any], arguments: Callable[[], list[str]], conf: Path) -> int:
-    """Run the command; errors are one sentence and status 2, a stop names the command that continues."""
-    full, ours = (os.environ.get(name, "") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's C++ says is for its authors
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # as is what its profiler says
-    try:
-        with stopping_on_signals():
-            begun.clear()
-            follow()
-            sys.argv[1:] = arguments()
-            if rank():
-                sys.argv.append("hydra.output_subdir=null")  # the first process keeps the configuration
-            forget_folders(only_shows(sys.argv[1:]))
-            train()
-            withdraw()  # of trainer.fast_dev_run, which leaves nothing
-            return conclude()
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 2
-    except StopRequested as stop:
-        where = "." if stop.step is None else f" after step {stop.step:,}."
-        hint = how_to_continue(stop.path or last_checkpoint())
-        if not rank():
-            print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
-        return 128 + stop.signum
+        command.run(overrides)
     except (Exception, Failed) as failure:
-        carried = failure.__cause__ if isinstance(failure, Failed) else None
-        if any(value not in ("", "0") for value in (full, ours)):
-            traceback.print_exception(carried or failure)
-        return refuse(carried or failure, conf)
-    finally:
-        os.environ["HYDRA_FULL_ERROR"] = full
+        command.start.withdraw()
+        raise (failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure) from None
+    assert command.folder is not None
+    return TrainedRun(command.folder, read_result(command.folder))
 
 
-def refuse(error: BaseException, conf: Path) -> int:
-    """Say what is wrong, leave no trace of a run that never began, return the exit status."""
-    refused = any(isinstance(part, OSError) for cause in causes(error) for part in (cause, cause.__context__))
-    saved = last_checkpoint() if refused else None  # the disk, most likely: with room on it the run can go on
-    sentence = f"{explain(error, conf)}{how_to_continue(saved) if saved else ''}"
-    if not any(isinstance(cause, UserError) for cause in causes(error, suppressed=True)):
-        sentence = complaint() or sentence  # a connection was lost, because another process had failed
-    if not rank():
-        print(f"error: {sentence}", file=sys.stderr)
-    elif not say(sentence) and recorded:  # before, what is wrong is wrong in the first process too
-        print(f"error in process {rank()}: {sentence}", file=sys.stderr)
-    withdraw()
-    return 2
+class TrainCommand:
+    """One `yinggem train`: what was typed, what it continues, and what it has begun."""
+
+    def __init__(self) -> None:
+        self.start = Start(Rendezvous().agree)
+        self.processes = ProcessGroup()
+        self.typed: list[str] = []  # settings, without what is continued
+        self.flags: list[str] = []
+        self.resumption: Resumption | None = None
+        self.sweep: Path | None = None  # the folder of many jobs
+        self.folder: Path | None = None  # of the run, or of the job that runs now
+
+    def __reduce__(self) -> Any:
+        """In the process of a launcher, a job begins anew."""
+        return TrainCommand, ()
+
+    def exit_status(self, arguments: Sequence[str]) -> int:
+        """Run; an error is one sentence and status 2, a stop 128 + its signal and the command that continues."""
+        try:
+            return self.run(arguments)
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else 2
+        except StopRequested as stop:
+            self._say_how_to_continue(stop)
+            return 128 + stop.signum
+        except (Exception, Failed) as failure:
+            cause = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
+            show_traceback(cause)
+            refuse(cause, CONF, self.processes, self.last_checkpoint(), begun=self.folder is not None)
+            self.start.withdraw()
+            return 2
+
+    def _say_how_to_continue(self, stop: StopRequested) -> None:
+        if not rank():
+            where = "." if stop.step is None else f" after step {stop.step:,}."
+            hint = how_to_continue(stop.path or self.last_checkpoint(), self.sweep)
+            print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Read the words, and train what they name: one run, or the jobs of a sweep; returns the exit status."""
+        with stopping_on_signals(), surroundings():
+            end_with_parent()
+            words = tidy(list(arguments))
+            self.start.only_shows = only_shows(words)
+            name, sys.argv[1:] = self._to_compose(words)
+            OmegaConf.register_new_resolver("new_folder", self.start.claim, use_cache=True, replace=True)
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(self.job)()
+            many = any(word in ("-m", "--multirun") for word in self.flags)
+            self.sweep = self.sweep or (self.start.claimed if many else None)
+            status = conclude(self.sweep) if self.sweep else 0
+            self.start.withdraw()  # of trainer.fast_dev_run, which leaves nothing
+            return status
+
+    def _to_compose(self, words: list[str]) -> tuple[str, list[str]]:
+        """The primary configuration, and the words that Hydra reads."""
+        self.flags = flags_of(words)
+        settings = [word for word in words if word not in self.flags]
+        self.typed = [word for word in settings if not word.startswith("ckpt_path=")]
+        wanted, place = value_of("ckpt_path", settings), value_of("outputs", settings)
+        if not wanted or wanted in ("null", "auto"):
+            return TODAY, [*self.flags, *self.typed]
+        outputs = Path("outputs" if place is None else unquoted(place))
+        if "-m" in self.flags or "--multirun" in self.flags:
+            self.sweep, old, folders = find_sweep(unquoted(wanted), outputs)
+            settings = last_of_each([*old, *self.typed])
+            return TODAY, [*self._with_folders(folders), *settings, f"hydra.sweep.dir={quoted(self.sweep)}"]
+        run = self.resumption = find_resumption(unquoted(wanted), outputs)
+        where = []
+        if run.overrides or run.config or run.checkpoint is None:  # or else a checkpoint of no run folder
+            where = [f"hydra.run.dir={quoted(run.folder)}"]
+        if run.config is None:
+            return TODAY, [
+                *self._with_folders(run.config_folders),
+                *last_of_each([*run.overrides, *self.typed]),
+                *where,
+            ]
+        settings = _recorded(run, self.typed)
+        return CONTINUED, [*(flag for flag in self.flags if "--config-" not in flag), *settings, *where]
+
+    def _with_folders(self, folders: list[str]) -> list[str]:
+        """The flags, with the --config-dir that an earlier part was started with."""
+        typed = any(flag.startswith("--config-dir") for flag in self.flags)
+        return [*self.flags, *(f"--config-dir={folder}" for folder in ([] if typed else folders[:1]))]
+
+    def job(self, cfg: DictConfig) -> float:
+        """One run, or one job of a sweep; returns what searches minimise."""
+        folder = Path(cfg.run_dir)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return attempt(partial(self._fit_job, cfg, folder), folder, CONF)
+        try:
+            with contextlib.nullcontext() if rank() else only_writer(folder):
+                return self.fit(cfg, folder, self.resumption)
+        except Exception as error:
+            raise Failed from error
+
+    def _fit_job(self, cfg: DictConfig, folder: Path) -> float:
+        """A job that was stopped, or put back into the queue of a cluster, goes on as it was recorded."""
+        self.typed = [str(word) for word in HydraConfig.get().overrides.task if not word.startswith(OF_THE_START)]
+        last = checkpoint(folder, LAST)
+        run = resumption_of(folder, last) if last else None
+        if run and run.config:
+            typed = [word for word in self.typed if word not in run.overrides]
+            cfg = composed(_recorded(run, typed), run.config_folders, CONTINUED)
+        return self.fit(cfg, folder, run)
+
+    def fit(self, cfg: DictConfig, folder: Path, run: Resumption | None) -> float:
+        """Build, train, evaluate, sample; returns what searches minimise.
+
+        Args:
+            run: what is continued; None for a new run.
+        """
+        self.folder = folder
+        words = last_of_each([*(run.overrides if run else []), *self.typed])
+        self.processes.command = command_of_another(self.flags, self.typed, folder, run)
+        record = partial(self._record, cfg.copy(), words, folder, new=run is None)
+        if run is None:
+            record()
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        check_kinds(config, CONF)
+        check_overrides(config, words)
+        from yinggem.commands.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
+        from yinggem.training.tuning import tune
+
+        be_quiet()
+        tune(cfg, folder, build)
+        config = OmegaConf.to_container(cfg, resolve=True)
+        trainer, module, data = build(cfg, self.processes)
+        begin(trainer, module, data, folder, config, run.step if run else -1, record if run else None)
+        trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
+        return finish(trainer, module, data, folder, config, run.step if run else -1)
+
+    def _record(self, cfg: DictConfig, words: list[str], folder: Path, new: bool) -> None:
+        """Keep how the run is started; of one that is continued only once nothing can refuse it any more."""
+        if rank():
+            return
+        cfg.ckpt_path = None
+        sources = OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()})) if new else None
+        record_run(folder, words, OmegaConf.to_yaml(cfg), sources)
+        self.start.name_latest(Path(cfg.outputs), folder)
+
+    def last_checkpoint(self) -> Path | None:
+        """What the run of this command could be continued from now."""
+        if self.folder is not None:
+            return checkpoint(self.folder, LAST)
+        return self.resumption.checkpoint if self.resumption else None
 
 
-@contextlib.contextmanager
-def stopping_on_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
+def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, Any, Any]:
+    """The trainer, the module and the data of a configuration."""
+    from lightning.pytorch import seed_everything
 
-    def leave(signum: int, frame: Any) -> None:
-        requested.append(signum)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise StopRequested(signum)
+    from yinggem.callbacks.samples import check_monitors
+    from yinggem.model.transformer import Transformer
+    from yinggem.training.memory_limit import check_memory
+    from yinggem.training.module import LanguageModule
 
+    seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.data, tokenizer=instantiate(cfg.tokenizer), seed=cfg.seed)
+    data.setup()
+    config = instantiate(cfg.model, vocab_size=data.tokenizer.vocab_size)
+    check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
+    model = Transformer(config, cfg.attention_backend)
+    if cfg.compile:
+        model.compile_blocks()
+    rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
+    module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed)
+    parts: dict[str, Any] = {"profiler": instantiate(cfg.get("profiler"))}
+    for name in ("logger", "callbacks"):  # a part without a target is left out: an experiment has settings for it
+        parts[name] = [instantiate(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]
+    check_monitors(parts["callbacks"])
+    return instantiate(cfg.trainer, **parts, processes=processes, default_root_dir=cfg.run_dir), module, data
+
+
+def composed(words: list[str], config_folders: Sequence[str] = (), name: str = TODAY) -> DictConfig:
+    """What the configuration files make of some words, also while Hydra runs something else."""
+    own, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    search = [f"hydra.searchpath=[{','.join(quoted(f'file://{folder}') for folder in config_folders)}]"]
     try:
-        before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its owner's
-        before = {}
-    try:
-        yield
-    except (Exception, Failed) as error:
-        if requested:  # a library caught the stop, and failed because of what it had not finished
-            raise StopRequested(requested[0]) from error
-        raise
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return compose(name, overrides=[*words, *(search if config_folders else [])])
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        requested.clear()
+        GlobalHydra.instance().hydra = own
 
 
-def last_checkpoint() -> Path | None:
-    """What the run of this process could be continued from now."""
-    if recorded:
-        path = recorded[-1] / "checkpoints" / "last.ckpt"
-    else:  # stopped while starting: the checkpoint it was to go on from
-        path = Path(unquoted(value_of("ckpt_path", sys.argv[1:]) or ""))
-    return path if path.is_file() else None
+def _recorded(run: Resumption, typed: list[str]) -> list[str]:
+    """Let `CONTINUED` be the configuration that a run has recorded; returns the words to be applied to it."""
+    folders = [str(CONF), *run.config_folders]
 
+    def is_group(name: str) -> bool:
+        return name.startswith("hydra/") or any(Path(folder, name).is_dir() for folder in folders)
 
-def how_to_continue(checkpoint: Path | None) -> str:
-    """The command that takes up a stopped sweep or run."""
-    if begun and (begun[-1] / SWEEP).is_file():
-        return f" Continue the sweep with: python train.py -m ckpt_path={shlex.quote(str(begun[-1]))}"
-    return f" Continue with: python train.py ckpt_path={shlex.quote(str(checkpoint))}" if checkpoint else ""
+    def compose_today(words: list[str]) -> dict[str, Any]:
+        config: Any = OmegaConf.to_container(composed(words, run.config_folders))
+        return dict(config)
+
+    config, left = continued_config(run, typed, is_group, compose_today)
+    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    ConfigStore.instance().store(
+        CONTINUED, {"defaults": ["_self_", *quiet], **config, "hydra": {"output_subdir": None}}, provider="yinggem"
+    )
+    return left

@@ -1,7 +1,6 @@
-"""The one exception a user is meant to read, and the one that ends a run on request."""
+"""The one exception a user is meant to read."""
 
 import unicodedata
-from pathlib import Path
 
 BREAKS = ("Cc", "Cs", "Zl", "Zp")  # what ends a line, commands a terminal, or cannot be printed
 
@@ -19,21 +18,3 @@ class UserError(ValueError):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(one_line(sentence))
-
-
-# Signals that asked for the end of what runs now. A library may catch the StopRequested of one, in a bare `except`
-# around an import, say; what can stop in order looks here.
-requested: list[int] = []
-
-
-class StopRequested(BaseException):
-    """The run was asked to stop. No error: a sweep ends with it, as with Ctrl-C.
-
-    Args:
-        signum: the signal that asked.
-        step, path: the checkpoint that was written because of it; None where training was not under way.
-    """
-
-    def __init__(self, signum: int, step: int | None = None, path: Path | None = None) -> None:
-        super().__init__(signum, step, path)
-        self.signum, self.step, self.path = signum, step, path

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import matches, write_atomically
+from yinggem.common.files import write_atomically
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.huge_pages import zeros
 from yinggem.model.quantization import is_usable, quantization_of, quantize, weights_in
@@ -133,25 +133,6 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(entry.get("format"), int) or entry["format"] != FORMAT:  # a tensor has no single answer
         raise _refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
     return content
-
-
-def find_checkpoint(outputs: str | Path = "outputs") -> Path:
-    """The newest run's best checkpoint, its last one where it has no best; runs without either are passed over.
-
-    Raises:
-        UserError: there is none; the sentence says what to type.
-    """
-    outputs = Path(outputs)
-    latest = outputs / "latest"  # a link to the newest run, or a text file that names it
-    try:
-        first = outputs / latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest
-    except (OSError, ValueError):
-        first = latest
-    for run in (first, *reversed(matches(outputs, "*/*/"))):
-        for name in ("best.ckpt", "last.ckpt"):
-            if (run / "checkpoints" / name).is_file():
-                return run / "checkpoints" / name
-    raise UserError(f"No checkpoint was found in {outputs}; train one with `python train.py` or name one.")
 
 
 def clean_leftovers(folder: str | Path) -> list[Path]:

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -13,10 +12,8 @@ from typing import Any
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.runs.metrics import STEPS, read_metrics
-from yinggem.runs.resume import read_overrides
-
-RESULT = "result.json"  # what a finished run leaves behind
-FIGURES = ("loss", "perplexity", "bits_per_byte")
+from yinggem.runs.record import read_overrides
+from yinggem.runs.result import FIGURES, read_result
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,6 @@ def read_run(folder: Path) -> Run:
         overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
     rows = [row for row in read_metrics(folder / "metrics.csv") if math.isfinite(row.get("val/loss", math.nan))]
     return Run(folder, overrides, [(row[STEPS], row["val/loss"]) for row in rows], read_result(folder))
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """What a finished or failed run left in result.json; {} otherwise, also where somebody else wrote the file."""
-    try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        whole = all(isinstance(result.get(name, 0), int | float) for name in (*FIGURES, "steps", "pruned"))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
-    return result if whole else {}
 
 
 def find_runs(folders: list[Path]) -> list[Run]:

@@ -68,6 +68,25 @@ def only_shows(arguments: list[str]) -> bool:
     return any(argument.partition("=")[0] in shows for argument in arguments if argument.startswith("-"))
 
 
+def flags_of(words: list[str]) -> list[str]:
+    """Hydra's flags among words that are in order: they come first and are one word each."""
+    return [word for word in words if word.startswith("-")]
+
+
+def value_of(name: str, words: list[str]) -> str | None:
+    """What the last setting of that name says; None when there is none."""
+    values = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+    return values[-1] if values else None
+
+
+def unquoted(value: str) -> str:
+    """The inverse of `quoted`, for a value that may be in quotes."""
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return value
+    quote = value[0]
+    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
+
+
 def _flags(found: argparse.Namespace) -> list[str]:
     words = []
     for names in FLAGS:

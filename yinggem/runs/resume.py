@@ -1,222 +1,182 @@
-"""Run folders: a new one for every run, the way to the newest, and what is needed to continue in an old one."""
+"""Continuing: which run, from which checkpoint and step, and with which settings."""
 
-import contextlib
-import os
-import secrets
-import sys
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import matches, write_atomically
-from yinggem.runs.overrides import quoted
-from yinggem.runs.processes import agreed, companion, rank
+from yinggem.runs.layout import LAST, OVERRIDES, SOURCES, SWEEP, checkpoint, newest_run, newest_sweep, run_of
+from yinggem.runs.record import read_config, read_config_folders, read_overrides
 
-OVERRIDES = Path(".hydra", "overrides.yaml")
-SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
-OF_TRAINING = {"global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
-NOT_OF_A_RUN = ("ckpt_path=", "hydra.", "launcher=", "sweep=")  # settings of what starts it
-recorded: list[Path] = []  # run folders of this process, the present one last
-_claimed: dict[str, str] = {}  # Hydra resolves a folder several times in a process
-_latest_before: dict[Path, str] = {}  # by run folder: where outputs/latest led before
-_only_shows = False
-
-
-def forget_folders(only_shows: bool) -> None:
-    """Begin a command: it has claimed nothing yet, and one that trains nothing claims nothing."""
-    global _only_shows
-    _only_shows = only_shows
-    for memory in (_claimed, _latest_before):
-        memory.clear()
-    recorded.clear()
+NEEDED = {"global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+Compose = Callable[[list[str]], dict[str, Any]]  # words -> the configuration that today's files make of them
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run to continue: its folder, the checkpoint (None: it was stopped before the first), how it was started."""
+    """A run that goes on.
+
+    Args:
+        folder: of the run.
+        checkpoint: where it goes on from; None: it was stopped before the first.
+        step: optimizer steps taken then; 0 without a checkpoint.
+        overrides: the words it was started with.
+        config: the configuration it was started with, whole; None: it is not recorded.
+        config_folders: what --config-dir named.
+    """
 
     folder: Path
     checkpoint: Path | None
+    step: int
     overrides: list[str]
+    config: dict[str, Any] | None
+    config_folders: list[str]
 
 
-def claim(folder: str) -> str:
-    """Create `folder`, or the first of folder-2, folder-3, ... that does not exist yet: never another run's.
+def find_resumption(wanted: str, outputs: Path) -> Resumption:
+    """The run that ckpt_path names: "last" is the newest one, anything else a checkpoint or a run folder.
 
-    Processes that were started together get the one that the first of them created.
+    Raises:
+        UserError: there is none; its record or its checkpoint is damaged.
     """
-    if _only_shows:
-        return folder
-    if folder not in _claimed:
-        _claimed[folder] = agreed(lambda: _create(folder))
-    return _claimed[folder]
-
-
-def _create(folder: str) -> str:
-    number, free = 1, folder
-    while True:
-        try:
-            os.makedirs(free)
-            return free
-        except FileExistsError:
-            number += 1
-            free = f"{folder}-{number}"
-        except OSError as error:
-            raise UserError(
-                f"Cannot create the run folder {folder} ({error.strerror}); choose another place with outputs=FOLDER."
-            ) from None
-
-
-def point_latest(outputs: Path, folder: Path) -> None:
-    """Let outputs/latest lead to this run: a link, or a text file where the file system has no links."""
-    if not folder.resolve().is_relative_to(outputs.resolve()):
-        return  # a run from elsewhere is continued here
-    latest, target = outputs / "latest", os.path.relpath(folder, outputs)
-    outputs.mkdir(parents=True, exist_ok=True)
-    temporary = outputs / f".latest.{os.getpid()}-{secrets.token_hex(4)}.partial"
-    try:
-        temporary.unlink(missing_ok=True)
-        os.symlink(target, temporary, target_is_directory=True)
-        os.replace(temporary, latest)
-    except (OSError, NotImplementedError):
-        temporary.unlink(missing_ok=True)
-        if not latest.is_dir() or latest.is_symlink():
-            write_atomically(latest, f"{target}\n".encode())
-
-
-def newest_run(outputs: Path) -> Path:
-    """The folder that outputs/latest leads to, else the newest by name; UserError when there is none."""
-    latest = outputs / "latest"
-    candidates = [outputs / latest.read_text(encoding="utf-8").strip()] if latest.is_file() else [latest]
-    for run in (*candidates, *reversed(matches(outputs, "*/*/"))):
-        if (run / OVERRIDES).is_file():
-            return run.resolve()
-    raise UserError(f"There is no run in {outputs}/ to continue; start one with `python train.py`.")
-
-
-def find_resumption(wanted: str, outputs: Path = Path("outputs")) -> Resumption:
-    """Resolve ckpt_path: "last" is the newest run, anything else a checkpoint or a run folder."""
     if wanted == "last":
-        folder = newest_run(outputs)
+        folder, path = newest_run(outputs), None
     else:
-        path = Path(wanted).expanduser().resolve()
-        if not path.exists():
+        place = Path(wanted).expanduser().resolve()
+        if not place.exists():
             raise UserError(f"ckpt_path={wanted} does not exist; name a checkpoint, a run folder, or `last`.")
-        folder = path if path.is_dir() else path.parent.parent
-        if path.is_file():
-            return Resumption(folder, path, read_overrides(folder))
-        if not (folder / OVERRIDES).is_file() and not (folder / "checkpoints" / "last.ckpt").is_file():
+        folder, path = (place, None) if place.is_dir() else (run_of(place), place)
+        if path is None and not (folder / OVERRIDES).is_file() and not checkpoint(folder, LAST):
             raise UserError(
                 f"{wanted} is not the folder of a run; name one such as outputs/DATE/TIME, or a checkpoint."
             )
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    return Resumption(folder, checkpoint if checkpoint.exists() else None, read_overrides(folder))
+    return resumption_of(folder, path or checkpoint(folder, LAST))
 
 
-def beginning(wanted: str | None, folder: Path) -> tuple[str | None, int]:
-    """The checkpoint that a run goes on from and the step it was taken after; (None, -1) for a new run.
+def resumption_of(folder: Path, path: Path | None) -> Resumption:
+    """What is recorded in a run folder; UserError as `find_resumption`."""
+    step = 0 if path is None else step_to_go_on_from(path)
+    sources = read_config_folders(folder / SOURCES)
+    return Resumption(folder, path, step, read_overrides(folder), read_config(folder), sources)
 
-    Args:
-        wanted: a file; or "auto" in a sweep that is continued, where this job may have been stopped or not begun.
+
+def step_to_go_on_from(path: Path) -> int:
+    """The optimizer steps that a checkpoint was taken after.
+
+    Raises:
+        UserError: it is damaged (the sentence names the newest good one of the same run), or not for training.
     """
-    last = folder / "checkpoints" / "last.ckpt"
-    if wanted is None or (wanted == "auto" and not last.exists()):
-        return None, -1
-    from yinggem.inference.checkpoint import read_checkpoint  # brings torch, which --cfg and many errors can do without
+    from yinggem.inference.checkpoint import read_checkpoint  # brings torch, which most errors can do without
 
-    path = str(last) if wanted == "auto" else wanted
-    checkpoint = read_checkpoint(path)
-    if checkpoint["yinggem"].get("quantization"):
+    try:
+        state = read_checkpoint(path)
+    except UserError as error:
+        raise _with_a_better_one(path, error) from None
+    if state["yinggem"].get("quantization"):
         raise UserError(f"{path} is quantized, for generating only; continue from the checkpoint it was made from.")
-    for name, kind in OF_TRAINING.items():
-        if not isinstance(checkpoint.get(name), kind) or checkpoint[name] == []:
+    for name, kind in NEEDED.items():
+        if not isinstance(state.get(name), kind) or state[name] == []:
             raise UserError(
                 f"{path} is not one to continue from, for its {name} are missing or damaged; "
                 "use another, such as the last.ckpt of the run."
             )
-    return path, checkpoint["global_step"]
+    return int(state["global_step"])
 
 
-def read_overrides(folder: Path) -> list[str]:
-    """The command line a run was started with, without where it ran and what it continued; [] when unknown.
+def _with_a_better_one(path: Path, error: UserError) -> UserError:
+    """The error, and the newest checkpoint of the same run that is not damaged."""
+    from yinggem.inference.checkpoint import read_checkpoint
 
-    Raises:
-        UserError: it was not written whole: the run was killed in its first moment.
-    """
-    import yaml
-
-    try:
-        lines = yaml.safe_load((folder / OVERRIDES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, yaml.YAMLError):
-        lines = None
-    if not isinstance(lines, list):
-        raise UserError(
-            f"{folder / OVERRIDES} is damaged, so how this run was started is unknown; start it again, "
-            "or name its checkpoint in another folder with all the overrides."
+    for other in sorted(path.parent.glob("*.ckpt"), key=lambda one: one.stat().st_mtime, reverse=True):
+        if other == path:
+            continue
+        try:
+            read_checkpoint(other)
+        except UserError:
+            continue
+        return UserError(
+            f"{str(error).partition('; use')[0]}; the newest good one of this run is {other}: "
+            f"continue from it with `python train.py ckpt_path={shlex.quote(str(other))}`."
         )
-    return [line for line in lines if isinstance(line, str) and not line.startswith(NOT_OF_A_RUN)]
+    return error
 
 
-def record(
-    folder: Path, outputs: Path, overrides: Iterable[str], config: str, script: Path, checkpoint: str | None
-) -> None:
-    """Keep the command line and the configuration of a run in its folder, and let outputs/latest lead to it.
+def continued_config(
+    run: Resumption, words: list[str], is_group: Callable[[str], bool], compose: Compose
+) -> tuple[dict[str, Any], list[str]]:
+    """The recorded configuration with the groups that `words` choose, and the words that are left to be applied to it.
+
+    A choice of a group changes of the recorded settings what it changes of today's: `compose` tells with and without
+    it. Single settings are the words left; those of options that came after the record are told apart.
 
     Args:
-        script, checkpoint: what other processes of this run, if it starts some, run and continue.
+        is_group: whether a name is one of a group of configuration files, such as optimizer.
+
+    Raises:
+        UserError: a group is chosen and what the run was started with can no longer be composed.
+    """
+    config = run.config or {}
+    groups = [word for word in words if is_group(name_of(word))]
+    if groups:
+        before, after = compose(run.overrides), compose([*run.overrides, *words])
+        config = merge_difference(config, before, after)
+    single = [word for word in words if word not in groups]
+    unknown = [word for word in single if word[0] not in "+~" and not _has(config, name_of(word))]
+    today = compose(run.overrides) if unknown else {}
+    later = {word: f"++{word}" for word in unknown if _has(today, name_of(word))}
+    fitting = (later.get(word) or _fitting(word, config) for word in single)
+    return config, [word for word in fitting if word]
+
+
+def name_of(word: str) -> str:
+    """The setting or group that a word of Hydra's grammar is about."""
+    return word.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def merge_difference(config: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """`config` with what differs between `before` and `after`; a part whose target changes is taken whole."""
+    merged = {name: value for name, value in config.items() if name in after or name not in before}
+    for name, value in after.items():
+        old: Any = before.get(name)
+        kept: Any = merged.get(name)
+        parts = isinstance(value, dict) and isinstance(old, dict) and isinstance(kept, dict)
+        if parts and value.get("_target_") == old.get("_target_"):
+            merged[name] = merge_difference(kept, old, value)
+        elif name not in before or value != old:
+            merged[name] = value
+    return merged
+
+
+def _fitting(word: str, config: dict[str, Any]) -> str:
+    """A single setting in the grammar that fits what is recorded: it may have been added or left out already."""
+    present = _has(config, name_of(word))
+    if word.startswith("~"):
+        return word if present else ""
+    return f"+{word}" if word.startswith("+") and not word.startswith("++") and present else word
+
+
+def _has(config: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return False
+        config = config[part]
+    return True
+
+
+def find_sweep(wanted: str, outputs: Path) -> tuple[Path, list[str], list[str]]:
+    """Folder, words and --config-dir folders of a sweep to continue; "last" is the newest.
+
+    Raises:
+        UserError: there is none.
     """
     import yaml
 
-    recorded.append(folder)
-    kept = unrepeated([line for line in overrides if not line.startswith("ckpt_path=")])
-    flags = [word for word in sys.argv[1:] if word.startswith("-") and word not in ("-m", "--multirun")]
-    place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
-    start = [f"ckpt_path={quoted(checkpoint)}"] if checkpoint else []
-    own = [line for line in kept if not line.startswith(NOT_OF_A_RUN)]
-    companion[:] = [sys.executable, str(script), *flags, *own, *place, *start]
-    if rank():
-        return
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ".hydra" / "config.yaml", config.encode())
-    write_atomically(folder / OVERRIDES, yaml.safe_dump(kept).encode())
-    _latest_before.setdefault(folder.resolve(), _led_to(outputs / "latest"))
-    point_latest(outputs, folder)
-
-
-def unrepeated(settings: list[str]) -> list[str]:
-    """Every setting once, where it stands last: later ones win, and Hydra refuses to leave out a thing twice."""
-    return list(dict.fromkeys(reversed(settings)))[::-1]
-
-
-def withdraw() -> None:
-    """Undo the folder of a run that failed before it began, and let outputs/latest lead where it led before."""
-    for folder in map(Path, () if rank() else _claimed.values()):
-        if {path.name for path in _entries(folder)} - {".hydra", SWEEP}:
-            continue
-        for path in (folder / SWEEP, *_entries(folder / ".hydra")):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            if (folder / ".hydra").is_dir():
-                (folder / ".hydra").rmdir()
-            folder.rmdir()
-            folder.parent.rmdir()  # the day's, if this was its only run
-        outputs, before = folder.parent.parent, _latest_before.get(folder.resolve())
-        if before:
-            point_latest(outputs, outputs / before)
-        elif before is not None:
-            (outputs / "latest").unlink(missing_ok=True)
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _led_to(latest: Path) -> str:
-    """Where outputs/latest leads now, relative to outputs; empty when nowhere."""
+    folder = newest_sweep(outputs) if wanted == "last" else Path(wanted).expanduser()
     try:
-        return os.readlink(latest) if latest.is_symlink() else latest.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return ""
+        words = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        raise UserError(f"{folder} is not the folder of a sweep; name the one with {SWEEP} in it.") from None
+    kept = [str(word) for word in words if not str(word).startswith("ckpt_path=")]
+    return folder.resolve(), kept, read_config_folders(folder / SWEEP)

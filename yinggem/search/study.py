@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
-from yinggem.runs.resume import read_overrides
+from yinggem.runs.record import read_overrides
 
 if TYPE_CHECKING:
     import optuna

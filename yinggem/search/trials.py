@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yinggem.common.errors import UserError
-from yinggem.runs.comparison import read_result
+from yinggem.runs.result import read_result
 from yinggem.search.study import open_study
 
 if TYPE_CHECKING:

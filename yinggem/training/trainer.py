@@ -16,7 +16,8 @@ from lightning.pytorch.trainer.connectors.logger_connector.logger_connector impo
 from yinggem.common.errors import UserError
 from yinggem.common.explain import in_short
 from yinggem.inference.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
-from yinggem.training.companions import adopt
+from yinggem.runs.processes import ProcessGroup
+from yinggem.training.companions import use_companions
 from yinggem.training.precision import Bfloat16Weights, check_precision, precision_name
 from yinggem.training.sharding import ShardedStrategy
 
@@ -53,6 +54,7 @@ class Trainer(pl.Trainer):
     Args:
         precision: bf16, bf16-true, 16, 32, 64, or Lightning's own names.
         skip_bad_steps: how many steps with a non-finite gradient may be left out before the run stops.
+        processes: how others of the run are started, and what becomes of them; None: as Lightning does it.
         find_lr, find_batch_size: read before there is a trainer, by `yinggem.training.tuning`.
         **options: as `lightning.pytorch.Trainer`.
 
@@ -67,6 +69,7 @@ class Trainer(pl.Trainer):
         skip_bad_steps: int = 0,
         find_lr: bool = False,
         find_batch_size: bool = False,
+        processes: ProcessGroup | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(skip_bad_steps, int) or isinstance(skip_bad_steps, bool) or skip_bad_steps < 0:
@@ -91,7 +94,7 @@ class Trainer(pl.Trainer):
             options.setdefault(switch, own)  # or Lightning puts one of its own where ours was left out
         super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
         self._logger_connector = _StepNumbers(self)
-        adopt(self.strategy)
+        use_companions(self.strategy, processes or ProcessGroup())
         _check_processes(self)
         check_precision(name, self.strategy.root_device)
 
