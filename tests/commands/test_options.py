@@ -60,7 +60,7 @@ def test_mlflow_in_a_local_file_is_one_run_when_continued(place):
     client = tracking.MlflowClient("sqlite:///outputs/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("yinggem").experiment_id])
     told = {entry.step: entry.value for entry in client.get_metric_history(run.info.run_id, "val/loss")}
-    rows = {row["steps"]: row["val/loss"] for row in read_metrics(folder / "metrics.csv") if "val/loss" in row}
+    rows = {row["step"]: row["val/loss"] for row in read_metrics(folder / "metrics.csv") if "val/loss" in row}
     assert told == pytest.approx(rows) and run.info.status == "FINISHED"
     assert run.data.params["optimizer.lr"] and run.data.metrics["final/loss"] > 0 and "mlflow" not in said
 
@@ -79,7 +79,7 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(place, package, monkeyp
 
 def test_the_best_three_are_kept_and_best_is_the_best(place):
     folder, _ = ran("callbacks.best.save_top_k=3", "trainer.val_check_interval=4", "optimizer.lr=0.1")
-    losses = {row["steps"]: row["val/loss"] for row in read_metrics(folder / "metrics.csv") if "val/loss" in row}
+    losses = {row["step"]: row["val/loss"] for row in read_metrics(folder / "metrics.csv") if "val/loss" in row}
     wanted = sorted(losses, key=losses.__getitem__)[:3]
     names = {path.name for path in (folder / "checkpoints").iterdir()}
     assert names == {"best.ckpt", "last.ckpt"} | {f"best-{int(step):06}.ckpt" for step in wanted}
@@ -207,8 +207,8 @@ def test_overfit_learns_one_batch_by_heart(place):
 def test_limit_batches_is_a_few_of_everything(place):
     folder, _ = ran("debug=limit_batches")
     rows = read_metrics(folder / "metrics.csv")
-    assert [row["steps"] for row in rows if "train/loss" in row] == list(range(1, 11))
-    assert [row["steps"] for row in rows if "val/loss" in row] == [5, 10]
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 11))
+    assert [row["step"] for row in rows if "val/loss" in row] == [5, 10]
     assert figures(folder, "epoch")[-1] == 1  # five batches are an epoch
 
 

@@ -74,7 +74,7 @@ def test_csv_and_tensorboard_hold_the_same_figures(trained):
     names = {"train/loss", "val/loss", "val/perplexity", "val/bits_per_byte", "lr", "grad_norm", "epoch"}
     assert names <= set(rows[0]) and names <= set(events.Tags()["scalars"])
     for name in names:
-        told = {int(row["steps"]): float(row[name]) for row in rows if row[name]}
+        told = {int(row["step"]): float(row[name]) for row in rows if row[name]}
         shown = {event.step: event.value for event in events.Scalars(name)}
         assert told.keys() == shown.keys() and told == pytest.approx(shown, rel=1e-5), name
     assert any("sample" in name for name in events.Tags()["tensors"])

@@ -47,7 +47,7 @@ def test_5000_steps_with_validations_checkpoints_samples_and_curves(place):
 
     def step() -> int:
         paths = matches(place.outputs, "*/*/metrics.csv")
-        return int(read_metrics(paths[0])[-1]["steps"]) if paths else 0
+        return int(read_metrics(paths[0])[-1]["step"]) if paths else 0
 
     seen = watch(process, step)
     assert growth(seen, range(500, 1500), range(4000, 5000)) < 0.03, seen

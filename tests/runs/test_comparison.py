@@ -14,7 +14,7 @@ def make_run(folder, overrides, losses, result=None):
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))  # JSON is YAML
     rows = "".join(f"{step * 10},{loss}\n" for step, loss in enumerate(losses, 1))
-    (folder / "metrics.csv").write_text("steps,val/loss\n" + rows)
+    (folder / "metrics.csv").write_text("step,val/loss\n" + rows)
     if result:
         (folder / "result.json").write_text(json.dumps(result))
 
@@ -53,7 +53,7 @@ def test_no_runs_is_one_sentence(tmp_path):
 
 def test_junk_in_one_folder_spoils_no_comparison(sweep, capsys):
     (sweep / "0" / "metrics.csv").write_bytes(b"\xe4\xff,\n1,2\n")
-    (sweep / "1" / "metrics.csv").write_text("steps,val/loss\n10,3\n20,nan\n30," + 200_000 * "1" + "\n")
+    (sweep / "1" / "metrics.csv").write_text("step,val/loss\n10,3\n20,nan\n30," + 200_000 * "1" + "\n")
     (sweep / "1" / "result.json").write_text('{"loss": "low", "steps": null}')
     (sweep / "2" / ".hydra" / "overrides.yaml").write_text("")  # killed while it was written
     (sweep / "3" / "result.json").write_text("[1]")

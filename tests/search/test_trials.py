@@ -57,7 +57,7 @@ def values_of(folder: Path) -> dict[int, float]:
 def curve_of(folder: Path) -> dict[int, float]:
     """val/loss by optimizer steps."""
     with open(folder / "metrics.csv", newline="") as file:
-        return {int(row["steps"]): float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]}
+        return {int(row["step"]): float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]}
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_two_processes_have_the_loss_curve_of_one(alone, together):
 def test_two_processes_leave_one_run_folder(together):
     assert [path.name for path in together.parent.iterdir() if path.is_dir() and not path.is_symlink()] == ["run"]
     assert len(list(together.glob("checkpoints/*.ckpt"))) == 2
-    steps = [row["steps"] for row in read_metrics(together / "metrics.csv")]
+    steps = [row["step"] for row in read_metrics(together / "metrics.csv")]
     assert steps == sorted(set(steps)), "every step is logged once"
 
 
@@ -236,7 +236,7 @@ def test_processes_that_torchrun_starts_share_one_folder(corpus, tmp_path):
     assert done.returncode == 0 and done.stdout.count("Best validation loss") == 1, done.stderr
     (folder,) = (tmp_path / "out").glob("2*/*/")
     assert newest(tmp_path / "out") == folder.resolve()
-    assert [row["steps"] for row in read_metrics(folder / "metrics.csv")] == list(range(1, 26))
+    assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == list(range(1, 26))
 
 
 LEAVING = """

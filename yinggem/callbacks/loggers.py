@@ -16,7 +16,7 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import append, write_atomically
-from yinggem.runs.metrics import STEPS, read_columns, read_metrics
+from yinggem.runs.metrics import STEP, read_columns, read_metrics
 
 
 class MetricsCSV(Logger):
@@ -28,7 +28,7 @@ class MetricsCSV(Logger):
     def __init__(self, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
-        self._columns = [STEPS]
+        self._columns = [STEP]
         self._rows: list[dict[str, float]] = []  # not yet in the file; only the last one may still grow
         self._continues = False
 
@@ -44,7 +44,7 @@ class MetricsCSV(Logger):
 
     def resume_at(self, step: int) -> None:
         """Keep the rows up to `step`, after which the run goes on; later ones will come again."""
-        kept = [row for row in read_metrics(self.path) if row[STEPS] <= step]
+        kept = [row for row in read_metrics(self.path) if row[STEP] <= step]
         self._columns = read_columns(self.path)
         self._continues = True
         self._write(kept)
@@ -54,10 +54,10 @@ class MetricsCSV(Logger):
         """Add figures to the row of a step."""
         row = {name: float(value) for name, value in metrics.items()}
         step = 0 if step is None else step
-        if self._rows and self._rows[-1][STEPS] == step:
+        if self._rows and self._rows[-1][STEP] == step:
             self._rows[-1] |= row
         else:
-            self._rows.append({STEPS: step} | row)
+            self._rows.append({STEP: step} | row)
         if len(self._rows) > 100:
             self._append(self._rows[:-1])
             self._rows = self._rows[-1:]

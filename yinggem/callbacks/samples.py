@@ -15,7 +15,7 @@ from yinggem.common.files import append, write_atomically
 from yinggem.inference.completion import complete_text, prompt_ids
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
 from yinggem.model.transformer import Transformer
-from yinggem.runs.metrics import STEPS, read_metrics
+from yinggem.runs.metrics import STEP, read_metrics
 from yinggem.training.module import VALIDATED, LanguageModule
 
 
@@ -132,8 +132,8 @@ def draw_loss_curve(folder: Path) -> Path | None:
     from matplotlib.figure import Figure  # without pyplot: no window system, nothing kept between drawings
 
     rows = read_metrics(folder / "metrics.csv")
-    train = [(row[STEPS], row["train/loss"]) for row in rows if "train/loss" in row]
-    val = [(row[STEPS], row["val/loss"]) for row in rows if "val/loss" in row]
+    train = [(row[STEP], row["train/loss"]) for row in rows if "train/loss" in row]
+    val = [(row[STEP], row["val/loss"]) for row in rows if "val/loss" in row]
     if not val:
         return None
     figure = Figure(figsize=(7, 4.2), dpi=110, layout="constrained")

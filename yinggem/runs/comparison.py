@@ -11,7 +11,7 @@ from typing import Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
-from yinggem.runs.metrics import STEPS, read_metrics
+from yinggem.runs.metrics import STEP, read_metrics
 from yinggem.runs.record import read_overrides
 from yinggem.runs.result import FIGURES, read_result
 
@@ -54,7 +54,7 @@ def read_run(folder: Path) -> Run:
     with contextlib.suppress(UserError):  # killed in its first moment: its row says all there is
         overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
     rows = [row for row in read_metrics(folder / "metrics.csv") if math.isfinite(row.get("val/loss", math.nan))]
-    return Run(folder, overrides, [(row[STEPS], row["val/loss"]) for row in rows], read_result(folder))
+    return Run(folder, overrides, [(row[STEP], row["val/loss"]) for row in rows], read_result(folder))
 
 
 def find_runs(folders: list[Path]) -> list[Run]:

@@ -1,22 +1,18 @@
 """Reading what metrics.csv holds. Without Lightning: looking at finished runs should not take seconds to start.
 
-A row holds the figures of one optimizer step. Its first column, `steps`, counts the steps taken up to then, this one
-included: the number that checkpoints, samples.txt and every message use.
+A row holds the figures of one optimizer step. Its first column, `step`, counts the steps taken up to then, this one
+included: the number that checkpoints, samples.txt and every message use. (Version 0.1.0 counted from 0.)
 """
 
 import csv
 import io
 from pathlib import Path
 
-STEPS = "steps"  # taken so far
-OLD = "step"  # of version 0.1.0: the same less one
+STEP = "step"  # how many have been taken with it
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, without empty cells and without lines that are no numbers: a kill may cut the last.
-
-    Version 0.1.0 called the column `step` and counted from 0; its rows come out like all others.
-    """
+    """The rows of a metrics.csv, without empty cells and without lines that are no numbers: a kill may cut the last."""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
         found = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
@@ -28,9 +24,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             figures = {name: float(value) for name, value in row.items() if value}
         except (TypeError, ValueError):
             continue
-        if OLD in figures:
-            figures = {STEPS: figures.pop(OLD) + 1} | figures
-        if STEPS in figures:
+        if STEP in figures:
             rows.append(figures)
     return rows
 
@@ -41,10 +35,10 @@ def depends_on_machine(name: str) -> bool:
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names in the first line of a metrics.csv, `steps` first; that alone where there is no file."""
+    """The names in the first line of a metrics.csv, `step` first; that alone where there is no file."""
     try:
         with open(path, encoding="utf-8") as file:
-            names = [name for name in file.readline().strip().split(",") if name not in ("", OLD)]
+            names = [name for name in file.readline().strip().split(",") if name]
     except OSError:
         names = []
-    return list(dict.fromkeys([STEPS, *names]))
+    return list(dict.fromkeys([STEP, *names]))
