@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on a text: yinggem evaluate --checkpoint FILE --data shakespeare"""
+"""Say how well a checkpoint predicts a text: yinggem evaluate --checkpoint FILE --data shakespeare"""
 
 import argparse
 import json

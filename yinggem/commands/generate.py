@@ -1,4 +1,7 @@
-"""Generate text from a checkpoint, token by token. The checkpoint is all it needs: neither Hydra nor Lightning."""
+"""Generate text from a checkpoint.
+
+The checkpoint is all it needs: neither Hydra nor Lightning.
+"""
 
 import argparse
 import json

@@ -1,6 +1,6 @@
-"""Write a checkpoint with weights of 8 or 4 bits, a fraction of the size, for generating and evaluating.
+"""Write a checkpoint with weights of 8 or 4 bits: yinggem quantize --output model-int8.ckpt
 
-python -m yinggem quantize --output model-int8.ckpt
+It has a fraction of the size and serves for generating and evaluating.
 """
 
 import os

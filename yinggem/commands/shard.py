@@ -1,7 +1,4 @@
-"""Make token shards for data=streaming from a text and a tokenizer.
-
-python -m yinggem shard --data poems/ --tokenizer gpt2 --output shards
-"""
+"""Make token shards for data=streaming: yinggem shard --data poems/ --tokenizer gpt2 --output shards"""
 
 import argparse
 import contextlib

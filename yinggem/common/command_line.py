@@ -48,7 +48,7 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, not {text[:40]!r}") from None
 
 
-def run(main: Callable[[], None], keep_going: bool = False) -> int:
+def run(main: Callable[[], int | None], keep_going: bool = False) -> int:
     """Run a command and return its exit status: errors are one sentence, a closed pipe and Ctrl-C are quiet.
 
     Args:
@@ -56,7 +56,7 @@ def run(main: Callable[[], None], keep_going: bool = False) -> int:
     """
     make_streams_safe(keep_going)
     try:
-        main()
+        status = main()
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,4 +77,4 @@ def run(main: Callable[[], None], keep_going: bool = False) -> int:
             traceback.print_exc()
         print(f"error: {in_short(error)}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
