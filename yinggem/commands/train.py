@@ -1,4 +1,7 @@
-"""Train a language model: compose the configuration, build, fit, evaluate, sample (yinggem train model=base)."""
+"""Train a language model: yinggem train model=base
+
+The steps: compose the configuration, build, fit, evaluate, sample.
+"""
 
 import contextlib
 import sys
