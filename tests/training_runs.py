@@ -13,7 +13,8 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.optimizers import MuonAdamW, constant
+from yinggem.training.muon import MuonAdamW
+from yinggem.training.schedules import constant
 from yinggem.training.trainer import Trainer
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}

@@ -16,7 +16,8 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.optimizers import MuonAdamW, constant, trapezoid
+from yinggem.training.muon import MuonAdamW
+from yinggem.training.schedules import constant, trapezoid
 from yinggem.training.trainer import Trainer
 
 OPTIMIZERS = {

@@ -14,7 +14,7 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.optimizers import constant
+from yinggem.training.schedules import constant
 from yinggem.training.trainer import Trainer
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

@@ -1,4 +1,4 @@
-"""Optimizers and schedules against torch's own and against their formulas."""
+"""Optimizers against torch's own and against their formulas."""
 
 import math
 from functools import partial
@@ -11,16 +11,9 @@ from yinggem.common.errors import UserError
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.training.adafactor import LARGE, Adafactor
-from yinggem.training.optimizers import (
-    Muon,
-    MuonAdamW,
-    constant,
-    make_optimizer,
-    orthogonalized,
-    parameter_groups,
-    trapezoid,
-    warmup_cosine,
-)
+from yinggem.training.muon import Muon, MuonAdamW, orthogonalized
+from yinggem.training.optimizers import make_optimizer, parameter_groups
+from yinggem.training.schedules import constant, trapezoid
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -38,17 +31,6 @@ def give_gradients(model: nn.Module, step: int) -> None:
 
 def named(model: nn.Module) -> list:
     return parameter_groups(model, 0.0)
-
-
-def rates(schedule, steps: int) -> list[float]:
-    """The factor of the learning rate at each of `steps` optimizer steps."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, factors = schedule(optimizer, total_steps=steps), []
-    for _ in range(steps):
-        factors.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    return factors
 
 
 def large_and_small(step: int) -> list[torch.Tensor]:
@@ -168,11 +150,6 @@ def test_only_matrices_decay():
     assert len(parameter_groups(small_model(bias=False), 0.0)) == 1
 
 
-def test_the_reference_rule_is_min_of_1e_6_t_and_1e_2():
-    factors = rates(partial(constant, warmup_steps=10_000), 10_050)
-    assert [0.01 * factor for factor in factors] == pytest.approx([min(1e-6 * t, 1e-2) for t in range(1, 10_051)])
-
-
 def test_the_reference_optimizer_is_adafactor_with_relative_steps():
     """torch's Adafactor under that schedule against the paper's, as transformers has it."""
     adafactor = pytest.importorskip("transformers.optimization").Adafactor
@@ -188,30 +165,6 @@ def test_the_reference_optimizer_is_adafactor_with_relative_steps():
         dict(ours.named_parameters()), begin, ours.parameters(), theirs.parameters(), strict=True
     ):
         torch.testing.assert_close(one - start, two - start, rtol=2e-2, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_cosine_is_half_a_cosine():
-    factors = rates(partial(warmup_cosine, warmup_steps=10, final_fraction=0.1), 110)
-    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert factors[10] == pytest.approx(1.0) and factors[60] == pytest.approx(0.55)
-    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
-    assert factors[10:] == pytest.approx(expected)
-
-
-def test_a_trapezoid_rises_stays_and_falls_in_straight_lines():
-    factors = rates(partial(trapezoid, warmup_steps=10, decay_fraction=0.2, final_fraction=0.1), 100)
-    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert factors[10:81] == pytest.approx([1.0] * 71)
-    assert factors[81:] == pytest.approx([0.1 + 0.9 * (100 - step) / 20 for step in range(81, 100)])
-
-
-@pytest.mark.parametrize("schedule", [
-    partial(constant, warmup_steps=-1), partial(constant, warmup_steps=1.5), partial(trapezoid, decay_fraction=1.1),
-    partial(trapezoid, final_fraction=-0.1), partial(warmup_cosine, final_fraction=True),
-])  # fmt: skip
-def test_values_that_make_no_schedule_are_refused(schedule):
-    with pytest.raises(UserError, match="scheduler"):
-        make_optimizer(partial(torch.optim.AdamW, lr=0.1), schedule, small_model(), 10)
 
 
 def test_values_that_make_no_optimizer_are_named():

@@ -18,8 +18,8 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.optimizers import constant
 from yinggem.training.precision import Bfloat16Weights, check_precision, has_native_bfloat16
+from yinggem.training.schedules import constant
 from yinggem.training.trainer import Trainer
 
 LENGTH = 24

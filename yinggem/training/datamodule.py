@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
 from yinggem.text.tokenizer import Tokenizer
@@ -87,7 +88,7 @@ class WindowLoader(DataLoader[Batch]):
     """
 
     def __init__(self, ids: Ids, batches: Sampler[list[Window]], **options: Any) -> None:
-        super().__init__(Windows(ids), batch_sampler=batches, collate_fn=_as_it_is, **options)
+        super().__init__(Windows(ids), batch_sampler=batches, collate_fn=_unchanged, **options)
         self.batches = batches
         self.yielded = 0
 
@@ -156,8 +157,7 @@ class TextDataModule(LightningDataModule):
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
         ):
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 31:
-                raise UserError(f"data.{name} must be a whole number from {least} on, not {value!r}.")
+            check_whole_number(f"data.{name}", value, least, 1 << 31)
         self.tokenizer, self.source, self.path, self.cache_dir = tokenizer, source, path, cache_dir
         self.context_length, self.batch_size = context_length, batch_size
         self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
@@ -247,5 +247,5 @@ class TextDataModule(LightningDataModule):
         return WindowLoader(ids, batches, num_workers=self.num_workers, pin_memory=pin)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

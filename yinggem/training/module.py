@@ -18,7 +18,7 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.datamodule import Batch
 from yinggem.training.optimizers import make_optimizer
-from yinggem.training.sharding import ShardedStrategy, shard, whole, whole_weights
+from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
@@ -76,7 +76,7 @@ class LanguageModule(LightningModule):
 
         The first process gets a copy then, the others something without meaning.
         """
-        weights = whole_weights(self)
+        weights = gathered_weights(self)
         if weights is None:
             return self.model
         copy = Transformer(self.model.config)
@@ -115,7 +115,7 @@ class LanguageModule(LightningModule):
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         by_norm = bool(gradient_clip_val) and gradient_clip_algorithm in (None, "norm")
         limit = float(gradient_clip_val) if by_norm and gradient_clip_val is not None else math.inf
-        self.grad_norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
+        self.grad_norm = gathered(nn.utils.clip_grad_norm_(parameters, limit))
         if gradient_clip_val and not by_norm:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # float16: it skips overflows of gradients

@@ -91,12 +91,12 @@ def shard(module: LightningModule, blocks: nn.ModuleList, mesh: DeviceMesh, poli
         register_fsdp_forward_method(module, step)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """The tensor itself, or what its slices on all processes make together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(module: nn.Module) -> dict[str, Any] | None:
+def gathered_weights(module: nn.Module) -> dict[str, Any] | None:
     """The state dict on the first process, empty on the others, which must all call this; None if nothing is shared."""
     if not isinstance(module, FSDPModule):
         return None

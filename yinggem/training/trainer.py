@@ -1,6 +1,5 @@
 """Lightning's Trainer with the names people type, atomic checkpoints and room for bad steps."""
 
-import math
 import os
 import traceback
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 
+from yinggem.common.checks import check_number, check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.explain import in_short
 from yinggem.inference.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
@@ -72,8 +72,7 @@ class Trainer(pl.Trainer):
         processes: ProcessGroup | None = None,
         **options: Any,
     ) -> None:
-        if not isinstance(skip_bad_steps, int) or isinstance(skip_bad_steps, bool) or skip_bad_steps < 0:
-            raise UserError(f"trainer.skip_bad_steps must be a whole number from 0 on, not {skip_bad_steps!r}.")
+        check_whole_number("trainer.skip_bad_steps", skip_bad_steps, 0)
         _check_limits(options)
         _check_accelerator(options.get("accelerator"))
         name = precision_name(precision)
@@ -123,22 +122,18 @@ def _restoring(error: Exception) -> bool:
 
 def _check_limits(options: dict[str, Any]) -> None:
     for name in ("max_epochs", "max_steps"):
-        value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1)):
-            raise UserError(f"trainer.{name} must be a whole number from 1 on, or -1 for no limit, not {value!r}.")
+        if options.get(name) != -1:
+            check_whole_number(f"trainer.{name}", options.get(name), 1, optional=True, remedy="-1 sets no limit")
     for name in ("log_every_n_steps", "accumulate_grad_batches"):
-        value = options.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"trainer.{name} must be a whole number from 1 on, not {value!r}.")
+        check_whole_number(f"trainer.{name}", options.get(name, 1), 1)
+    check_number("trainer.gradient_clip_val", options.get("gradient_clip_val"), optional=True)
     interval = options.get("val_check_interval")
-    if interval is not None and (isinstance(interval, bool) or not interval > 0):
+    if isinstance(interval, float) and not interval <= 1:
         raise UserError(
-            f"trainer.val_check_interval must be a part of an epoch from 0 to 1, or a number of batches, "
+            f"trainer.val_check_interval must be a part of an epoch up to 1.0, or a whole number of steps, "
             f"not {interval!r}."
         )
-    clip = options.get("gradient_clip_val")
-    if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 <= clip < math.inf):
-        raise UserError(f"trainer.gradient_clip_val must be a number from 0 on, or null, not {clip!r}.")
+    check_number("trainer.val_check_interval", interval, excluded="low", optional=True)
 
 
 def _check_accelerator(name: Any) -> None:
