@@ -1,15 +1,31 @@
 # Everything runs in .venv, made on first use. `make train` is the quickstart; .ci/run calls `make test` and `make check`.
+#
+#   make test    every test, in as many workers as there are cores
+#   make fast    the tests of about a second each, for the minute between two edits
+#   make soak    the slow tests at full length: more kills, more steps, more random command lines
+#   make peers   comparisons with heavy packages, which this installs
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: train test check clean
+.PHONY: train test fast soak peers check clean
 
 train: .venv/.installed
 	$(BIN)/python train.py
 	@echo "       (in a new shell, first: . .venv/bin/activate)"
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST) --durations=25
+
+fast: .venv/.dev
+	$(PYTEST) -m "not slow"
+
+soak: .venv/.dev
+	YINGGEM_SOAK=1 $(PYTEST) -m slow
+
+peers: .venv/.dev
+	$(BIN)/python -m pip install --quiet --editable ".[peers]"
+	$(PYTEST) -m peers
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -1,13 +1,51 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and what makes them independent of the machine and of each other."""
 
+import os
 import signal
 from pathlib import Path
 
+# Several workers share the cores, and so does every process that a test starts: one thread each. Models this small only
+# wait for a second thread. Before the first import of torch, which reads it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
+import torch
+
+from yinggem.common.files import cores
 
 # Where the tests are started in the background of a shell they are told to ignore Ctrl-C, and so would be every process
 # that they start and send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a worker for every core that this process may use."""
+    return cores()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the heavy peers, unless `-m` speaks of them: their packages need not even be installed."""
+    if "peers" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("peers")])
+        items[:] = [item for item in items if not item.get_closest_marker("peers")]
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of this session share; what is made in it once is made under a lock."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(common_folder: Path) -> None:
+    """No test reads or fills the cache folder of whoever runs the tests."""
+    os.environ["YINGGEM_CACHE"] = str(common_folder / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,13 @@ SMALL = [
 ]  # fmt: skip
 
 
+
+
+def sized(short: int, long: int) -> int:
+    """How often a test tries what may go wrong at random: enough to prove the point, or as long as `make soak` asks."""
+    return long if os.environ.get("YINGGEM_SOAK") else short
+
+
 class Done(NamedTuple):
     """How a command ended and what it said."""
 

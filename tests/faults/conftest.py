@@ -3,15 +3,18 @@
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from harness import Place, end_state
 
 
 @pytest.fixture(scope="session")
-def straight(tmp_path_factory) -> tuple[Path, dict]:
-    """The cache folder that all places share, and the end state of the undisturbed run."""
-    place = Place(tmp_path_factory.mktemp("straight"))
-    process = place.run(*place.arguments(), watch=False)
-    assert process.status == 0, process.told()
+def straight(common_folder: Path) -> tuple[Path, dict]:
+    """The cache folder that all places share, and the end state of the undisturbed run; made by one worker for all."""
+    with FileLock(common_folder / "straight.lock"):
+        place = Place(common_folder / "straight")
+        if not place.outputs.exists():
+            process = place.run(*place.arguments(), watch=False)
+            assert process.status == 0, process.told()
     return place.cache, end_state(place.run_folder())
 
 

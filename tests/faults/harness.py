@@ -81,13 +81,13 @@ class Place:
         process.wait()
         return process
 
-    def resume(self, **options: Any) -> "Process":
+    def resume(self, *more: str, **options: Any) -> "Process":
         """What a user types after a crash; where nothing was begun yet, the same command again."""
-        process = self.start("ckpt_path=last", f"outputs={self.outputs}", **options)
+        process = self.start("ckpt_path=last", f"outputs={self.outputs}", *more, **options)
         if not self.begun():
             process.wait()
             assert process.status == 2 and process.sentence(), process.told()
-            process = self.start(*self.arguments(), **options)
+            process = self.start(*self.arguments(*more), **options)
         return process
 
     def begun(self) -> bool:

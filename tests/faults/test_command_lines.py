@@ -1,4 +1,4 @@
-"""Five hundred command lines nobody would type, each answered by a run or by one sentence."""
+"""Command lines nobody would type, hundreds of them in `make soak`, each answered by a run or by one sentence."""
 
 import random
 import signal
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from running import SMALL, TEXT, here
+from running import SMALL, TEXT, here, sized
 
 from yinggem.commands.train import CONF
 from yinggem.common.config_files import values
 
 pytestmark = pytest.mark.slow
-ROUNDS, EACH, SECONDS = 20, 25, 120
+ROUNDS, EACH, SECONDS = sized(4, 20), 25, 120
 SLOW = {"model": ("base",), "experiment": ("yinggem_t1", "nanogpt_char")}  # minutes each; test_configs builds them
 NOT_HERE = ("compile", "trainer.devices", "trainer.num_nodes", "outputs", "run_dir", "trainer.accelerator",
             "trainer.strategy")  # compilers, other processes, other places  # fmt: skip

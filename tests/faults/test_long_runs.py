@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from harness import Process
+from running import sized
 
 from yinggem.common.files import matches
 from yinggem.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
+STEPS, JOBS = sized(1500, 5000), sized(10, 20)
 
 
 def resident(process: Process) -> int:
@@ -23,12 +25,12 @@ def resident(process: Process) -> int:
 
 
 def watch(process: Process, progress) -> list[tuple[int, int]]:
-    """(progress, resident bytes) every half second until the process ends."""
+    """(progress, resident bytes) ten times a second until the process ends."""
     seen = []
     while process.status is None:
         if size := resident(process):
             seen.append((progress(), size))
-        time.sleep(0.5)
+        time.sleep(0.1)
     assert process.status == 0, process.told()
     return seen
 
@@ -40,8 +42,9 @@ def growth(seen: list[tuple[int, int]], early: range, late: range) -> float:
     return statistics.median(last) / statistics.median(first) - 1
 
 
-def test_5000_steps_with_validations_checkpoints_samples_and_curves(place):
-    settings = ["trainer.max_steps=5000", "trainer.val_check_interval=100", "callbacks.last.every_n_steps=100",
+def test_many_steps_with_validations_checkpoints_samples_and_curves(place):
+    """What is held after a third of them is held at the end."""
+    settings = [f"trainer.max_steps={STEPS}", "trainer.val_check_interval=50", "callbacks.last.every_n_steps=50",
                 "data.context_length=16"]  # fmt: skip
     process = place.start(*place.arguments(*settings), watch=False)
 
@@ -50,12 +53,12 @@ def test_5000_steps_with_validations_checkpoints_samples_and_curves(place):
         return int(read_metrics(paths[0])[-1]["step"]) if paths else 0
 
     seen = watch(process, step)
-    assert growth(seen, range(500, 1500), range(4000, 5000)) < 0.03, seen
+    assert growth(seen, range(STEPS // 10, STEPS * 3 // 10), range(STEPS * 8 // 10, STEPS)) < 0.03, seen
 
 
-def test_20_jobs_in_one_process(place):
-    settings = ["-m", f"seed={','.join(map(str, range(20)))}", "trainer.max_steps=40"]
+def test_many_jobs_in_one_process(place):
+    settings = ["-m", f"seed={','.join(map(str, range(JOBS)))}", "trainer.max_steps=40"]
     process = place.start(*place.arguments(*settings), watch=False)
     seen = watch(process, lambda: len(matches(place.outputs, "*/*/*/result.json")))
-    assert len(matches(place.outputs, "*/*/*/result.json")) == 20
-    assert growth(seen, range(2, 6), range(16, 20)) < 0.05, seen
+    assert len(matches(place.outputs, "*/*/*/result.json")) == JOBS
+    assert growth(seen, range(JOBS // 10, JOBS * 3 // 10), range(JOBS * 8 // 10, JOBS)) < 0.05, seen
