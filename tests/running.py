@@ -24,8 +24,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-
-
 def sized(short: int, long: int) -> int:
     """How often a test tries what may go wrong at random: enough to prove the point, or as long as `make soak` asks."""
     return long if os.environ.get("YINGGEM_SOAK") else short

@@ -1,16 +1,39 @@
 """Every file in conf/ composes and builds what it names."""
 
+import inspect
+import shutil
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.utils import get_class, get_method, instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.profilers import Profiler
 from omegaconf import OmegaConf
+from running import ROOT
 
 from yinggem.commands import train
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
+from yinggem.text.assets import SHAKESPEARE, read_asset
+from yinggem.text.tokenizer import Tokenizer
+from yinggem.training.datamodule import TextDataModule
 from yinggem.training.optimizers import make_optimizer
+from yinggem.training.streaming import StreamingDataModule
+from yinggem.training.trainer import Trainer
+
+# What the choices of a group build; the others are diffs on these groups, or settings of Hydra.
+KINDS = {
+    "model": ModelConfig, "tokenizer": Tokenizer, "data": TextDataModule | StreamingDataModule, "callbacks": Callback,
+    "logger": Logger, "profiler": Profiler, "trainer": Trainer, "optimizer": torch.optim.Optimizer,
+    "scheduler": torch.optim.lr_scheduler.LRScheduler,
+}  # fmt: skip
+DIFFS = {"experiment", "debug", "sweep", "launcher"}
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow"}  # what a choice needs beyond the package
 
 
 def choices(group: str) -> list[str]:
@@ -18,8 +41,9 @@ def choices(group: str) -> list[str]:
 
 
 @pytest.fixture
-def composed(tmp_path):
+def composed(tmp_path, monkeypatch):
     """Composes the real configuration with some settings, for runs in a temporary folder."""
+    monkeypatch.chdir(tmp_path)
 
     def make(*overrides: str):
         with initialize_config_dir(str(train.CONF), version_base="1.3"):
@@ -32,12 +56,57 @@ def composed(tmp_path):
     return make
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    """Settings that make the text and the model small; everything else of a run stays as it is composed."""
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 200)
+    return [
+        "data=text", f"data.path={tmp_path / 'text.txt'}", "data.val_fraction=0.2", "tokenizer=byte",
+        "data.context_length=32", "model.hidden_size=32", "model.num_attention_heads=2", "model.num_hidden_layers=1",
+        "trainer.accelerator=cpu", "trainer.precision=32",
+    ]  # fmt: skip
+
+
+def test_every_group_is_known_here():
+    """A new group needs its kind above: else nobody would build its choices."""
+    assert {path.name for path in train.CONF.iterdir() if path.is_dir()} == KINDS.keys() | DIFFS
+    assert all(choices(group) for group in KINDS.keys() | DIFFS)
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in KINDS for name in choices(group)])
+def test_every_choice_names_something_of_its_kind_and_sets_only_what_that_takes(composed, group, name):
+    cfg = composed(f"{group}={'[' + name + ']' if group in ('callbacks', 'logger') else name}")
+    entries = cfg[group].values() if group in ("callbacks", "logger") else [cfg[group]]
+    targets = [entry for entry in entries if "_target_" in entry]
+    assert targets
+    for entry in targets:
+        called = get_method(entry["_target_"])
+        if inspect.isclass(called):
+            assert issubclass(called, KINDS[group])
+        parameters = inspect.signature(called).parameters
+        takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+        settings = {str(key) for key in entry if not str(key).startswith("_")}
+        assert takes_any or settings <= parameters.keys()
+
+
 @pytest.mark.parametrize("name", choices("model"))
 def test_models(composed, name):
-    config = instantiate(composed(f"model={name}").model, vocab_size=100)
-    assert isinstance(config, ModelConfig)
+    cfg = composed(f"model={name}").model
+    config = instantiate(cfg, vocab_size=100)
+    assert type(config) is ModelConfig and config.vocab_size == 100
+    assert {key: getattr(config, key) for key in cfg if key != "num_key_value_heads" and not key.startswith("_")} == {
+        key: value for key, value in cfg.items() if key != "num_key_value_heads" and not key.startswith("_")
+    }
     with torch.device("meta"):
         assert Transformer(config).parameters_count > 0
+
+
+def test_the_sizes_are_in_the_order_of_their_names(composed):
+    def size(name: str) -> int:
+        with torch.device("meta"):
+            return Transformer(instantiate(composed(f"model={name}").model, vocab_size=100)).parameters_count
+
+    assert size("tiny") < size("small") < size("base")
 
 
 def test_the_reference_has_its_133957969_parameters(composed):
@@ -47,6 +116,14 @@ def test_the_reference_has_its_133957969_parameters(composed):
         assert Transformer(instantiate(cfg.model, vocab_size=vocab_size)).parameters_count == 133_957_969
 
 
+@pytest.mark.parametrize("name", choices("tokenizer"))
+def test_tokenizers_give_back_the_text(composed, name):
+    tokenizer = instantiate(composed(f"tokenizer={name}").tokenizer)
+    text = read_asset(SHAKESPEARE)[:200_000].decode()
+    tokenizer.fit(lambda: [text])
+    assert isinstance(tokenizer, Tokenizer) and tokenizer.decode(tokenizer.encode(text)) == text
+
+
 @pytest.mark.parametrize("scheduler", choices("scheduler"))
 @pytest.mark.parametrize("optimizer", choices("optimizer"))
 def test_optimizers_under_every_schedule(composed, optimizer, scheduler):
@@ -54,6 +131,8 @@ def test_optimizers_under_every_schedule(composed, optimizer, scheduler):
     model = Transformer(instantiate(cfg.model, vocab_size=50))
     partials = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
     made, schedule = make_optimizer(*partials, model, total_steps=100)
+    assert isinstance(made, get_class(cfg.optimizer._target_)) and isinstance(schedule, KINDS["scheduler"])
+    assert all(group["initial_lr"] > 0 for group in made.param_groups)
     before = [weights.clone() for weights in model.parameters()]
     for _ in range(3):
         model(torch.randint(50, (2, 8))).square().mean().backward()
@@ -64,45 +143,88 @@ def test_optimizers_under_every_schedule(composed, optimizer, scheduler):
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
-def test_experiments_build(composed, name, tmp_path):
+def test_experiments_build(composed, name, tiny):
     """All but the text and the size, which are made small: the trainer, callbacks, loggers and the module are real."""
-    text = tmp_path / "text.txt"
-    text.write_text("To be, or not to be, that is the question.\n" * 200)
-    small = ["data=text", f"data.path={text}", "data.val_fraction=0.2", "tokenizer=byte", "data.context_length=32"]
-    shape = ["model.hidden_size=32", "model.num_attention_heads=2", "model.num_hidden_layers=1"]
-    cfg = composed(f"experiment={name}", *small, *shape, "trainer.accelerator=cpu", "trainer.precision=32")
+    cfg = composed(f"experiment={name}", *tiny)
     trainer, module, data = train.build(cfg)
     assert trainer.precision == "32-true" and data.context_length == 32 and module.model.config.hidden_size == 32
     assert {type(logger).__name__ for logger in trainer.loggers} >= {"MetricsCSV"}
+    wanted = composed(f"experiment={name}").trainer
+    assert (trainer.max_steps, trainer.max_epochs) == (wanted.max_steps, wanted.max_epochs)
+    assert trainer.gradient_clip_val == wanted.gradient_clip_val
 
 
-@pytest.mark.parametrize("group", ["sweep", "launcher"])
-def test_sweeps_and_launchers_are_plugins_of_hydra(composed, group):
-    for name in choices(group):
-        cfg = composed(f"{group}={name}").hydra["sweeper" if group == "sweep" else "launcher"]
-        assert str(cfg._target_).startswith("hydra_plugins.yinggem_")
+SWITCHED = {  # what a debug mode does to the trainer
+    "anomaly": {"_detect_anomaly": True},
+    "fast_dev_run": {"fast_dev_run": True, "max_steps": 1},
+    "limit_batches": {"limit_train_batches": 5, "limit_val_batches": 5, "max_steps": 10, "val_check_interval": 5},
+    "overfit": {"overfit_batches": 1, "max_steps": 300, "val_check_interval": 100},
+}
 
 
 @pytest.mark.parametrize("name", choices("debug"))
-def test_debug_modes_compose(composed, name):
-    assert composed(f"debug={name}").trainer._target_ == "yinggem.training.trainer.Trainer"
+def test_debug_modes_set_what_they_say_whatever_the_experiment(composed, name, tiny):
+    for experiment in ("quickstart", "smoke"):
+        trainer, _, _ = train.build(composed(f"experiment={experiment}", *tiny, f"debug={name}"))
+        assert {setting: getattr(trainer, setting) for setting in SWITCHED[name]} == SWITCHED[name]
 
 
-@pytest.mark.parametrize(
-    "name", [*choices("trainer"), *[f"default precision={p}" for p in ("32", "bf16", "bf16-true")]]
-)
-def test_trainers_compose(composed, name):
-    group, *rest = name.split()
-    cfg = composed(f"trainer={group}", *[f"trainer.{setting}" for setting in rest])
-    assert OmegaConf.to_container(cfg.trainer, resolve=True)["gradient_clip_val"] == 1.0
+TRAINERS = {
+    "default": ("SingleDeviceStrategy", "32-true"), "gpu": ("SingleDeviceStrategy", "bf16-mixed"),
+    "ddp": ("DDPStrategy", "32-true"), "fsdp": ("ShardedStrategy", "bf16-mixed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", choices("trainer"))
+def test_trainers_train_with_the_strategy_and_precision_of_their_name(composed, name):
+    """As if the CPU was the device."""
+    cfg = composed(f"trainer={name}", "trainer.accelerator=cpu", "~experiment")
+    devices = 2 if name in ("ddp", "fsdp") else 1
+    cfg.trainer.devices = devices
+    trainer = instantiate(cfg.trainer, logger=False)
+    assert (type(trainer.strategy).__name__, trainer.precision) == TRAINERS[name]
+    assert trainer.num_devices == devices and trainer.gradient_clip_val == 1.0
+
+
+@pytest.mark.parametrize(("typed", "precision"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("bf16-true", "bf16-true"),
+                                                  ("64", "64-true")])  # fmt: skip
+def test_precisions_by_the_names_people_type(composed, typed, precision):
+    trainer = instantiate(composed("trainer.accelerator=cpu", f"trainer.precision={typed}").trainer, logger=False)
+    assert trainer.precision == precision
 
 
 @pytest.mark.parametrize("name", sorted(set(choices("callbacks")) - {"default"}))
 def test_callbacks_build_and_can_be_left_out(composed, name):
     cfg = composed(f"callbacks=[{name}]")
-    assert [instantiate(entry) for entry in cfg.callbacks.values()]
-    key = next(iter(cfg.callbacks))
-    assert key not in composed(f"callbacks=[{name}]", f"~callbacks.{key}").callbacks
+    built = [instantiate(entry) for entry in cfg.callbacks.values() if entry and "_target_" in entry]
+    assert built and all(isinstance(callback, Callback) for callback in built)
+    for key in [key for key, entry in cfg.callbacks.items() if entry and "_target_" in entry]:
+        left = composed(f"callbacks=[{name}]", f"~callbacks.{key}").callbacks
+        assert key not in left and len(left) == len(cfg.callbacks) - 1
+
+
+def test_the_default_callbacks_are_all_of_their_list(composed):
+    names = OmegaConf.load(train.CONF / "callbacks" / "default.yaml").defaults
+    alone = [key for name in names for key in composed(f"callbacks=[{name}]", "~experiment").callbacks]
+    assert list(composed("~experiment").callbacks) == alone
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in EXTRAS else ()) for name in choices("logger")]
+)
+def test_loggers_build(composed, name, monkeypatch):
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (entry,) = composed(f"logger={name}").logger.values()
+    logger = instantiate(entry)
+    assert isinstance(logger, Logger) and type(logger) is get_class(entry._target_)
+
+
+@pytest.mark.parametrize("name", choices("profiler"))
+def test_profilers_write_into_the_run_folder(composed, name, tmp_path):
+    profiler = instantiate(composed(f"profiler={name}").profiler)
+    assert isinstance(profiler, Profiler) and str(profiler.dirpath) == str(tmp_path)
 
 
 def test_a_value_of_a_callback_is_set_by_its_name(composed):
@@ -110,8 +232,45 @@ def test_a_value_of_a_callback_is_set_by_its_name(composed):
     assert composed().callbacks.early_stopping.patience == 3
 
 
+@pytest.mark.parametrize("name", choices("sweep"))
+def test_searches_are_plugins_of_hydra_that_search_settings_there_are(composed, name):
+    cfg = composed(f"sweep={name}")
+    assert issubclass(get_class(cfg.hydra.sweeper._target_), Sweeper)
+    assert (name == "search") == (not cfg.sweep.space)
+    for setting in cfg.sweep.space:
+        assert OmegaConf.select(cfg, setting) is not None, setting
+
+
+@pytest.mark.parametrize("name", choices("launcher"))
+def test_launchers_are_plugins_of_hydra_that_take_their_settings(composed, name):
+    pytest.importorskip("submitit")
+    launcher = instantiate(composed(f"launcher={name}").hydra.launcher, _recursive_=False)
+    assert isinstance(launcher, Launcher) and type(launcher).__module__ == "hydra_plugins.yinggem_launcher"
+
+
 def test_the_defaults_of_the_reference(composed):
     cfg = composed("experiment=yinggem_t1")
     assert (cfg.data.context_length, cfg.data.batch_size, cfg.data.split_by) == (1024, 8, "tokens")
     assert cfg.data.val_fraction == pytest.approx(0.2) and cfg.model.attention_dropout == pytest.approx(0.2)
     assert cfg.model.attention_window == 512 and cfg.trainer.max_epochs == 100 and cfg.data.source == "tinyshakespeare"
+    assert (cfg.model.rope_theta, cfg.model.num_hidden_layers, cfg.model.hidden_size) == (10000, 12, 768)
+    assert cfg.optimizer._target_.endswith("Adafactor") and cfg.trainer.gradient_clip_val == 1.0
+    assert cfg.trainer.precision == "bf16" and cfg.callbacks.early_stopping.patience == 3
+
+
+@pytest.mark.parametrize("data", choices("data"))
+def test_data_modules_are_made_before_they_are_read(composed, data):
+    cfg = composed(f"data={data}")
+    module = instantiate(cfg.data, tokenizer=instantiate(composed("tokenizer=byte").tokenizer), seed=0)
+    assert isinstance(module, KINDS["data"]) and module.context_length == cfg.data.context_length
+
+
+def test_nothing_in_conf_depends_on_where_it_lies(composed, tmp_path):
+    """A copy of conf/ elsewhere composes to the same settings."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        elsewhere = compose("train")
+    ours = composed()
+    assert OmegaConf.to_container(elsewhere, resolve=False) == {
+        key: value for key, value in OmegaConf.to_container(ours, resolve=False).items() if key != "hydra"
+    }

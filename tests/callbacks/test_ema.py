@@ -34,6 +34,7 @@ def test_the_average_is_the_plain_recurrence(tmp_path):
         torch.testing.assert_close(model.get_parameter(name).detach(), average, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_validated_saved_and_continued_to_the_same_bits(place):
     def state(name: str) -> dict:
         return read_checkpoint(place / "outputs" / name / "checkpoints" / "last.ckpt")

@@ -1,6 +1,7 @@
-"""TensorBoard itself, on a real run folder, looked at with a real browser."""
+"""TensorBoard itself, on a real run folder: what it serves, and with `make peers` looked at with a real browser."""
 
 import base64
+import html
 import json
 import os
 import re
@@ -9,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import SMALL, TEXT, here
@@ -28,7 +31,9 @@ WORDS = """(() => {
     return words(document.body);
 })()"""  # all text of a page, that of its components included
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")]
+NAMES = ["train/loss", "val/loss", "val/bits_per_byte", "grad_norm", "optim/update_ratio/mlp", "machine/share_of_peak"]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +116,34 @@ def browser(tmp_path):
     opened.process.wait(30)
 
 
+@pytest.mark.peers
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 def test_the_dashboards_show_a_real_run(address, sweep, browser, tmp_path):
-    names = ["train/loss", "val/loss", "val/bits_per_byte", "grad_norm", "optim/update_ratio/mlp",
-             "machine/share_of_peak"]  # fmt: skip
-    shown = "|".join(names).replace("/", "%2F")
-    browser.look(f"{address}?tagFilter={shown}#timeseries", names, tmp_path / "scalars.png")
+    shown = "|".join(NAMES).replace("/", "%2F")
+    browser.look(f"{address}?tagFilter={shown}#timeseries", NAMES, tmp_path / "scalars.png")
     sample = (sweep / "0" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
     browser.look(f"{address}#text", ["sample/text_summary", "step 20", sample], tmp_path / "text.png")
     browser.look(f"{address}#histograms", ["attention/layer_00", "attention/layer_01"], tmp_path / "histograms.png")
     table = ["Trial ID", "optimizer.lr", "final/loss"]
     browser.look(f"{address}#hparams", table, tmp_path / "hparams.png")
+
+
+def test_tensorboard_serves_what_the_dashboards_show(address, sweep):
+    """The short form of the look with a browser: the same figures, texts and tables as its server hands them out."""
+
+    def served(page: str, **query: str) -> Any:
+        return json.load(urllib.request.urlopen(f"{address}data/plugin/{page}?{urllib.parse.urlencode(query)}"))
+
+    for run in ("0", "1"):
+        assert set(NAMES) <= set(served("scalars/tags")[run])
+        assert any(name.startswith("attention/layer_01") for name in served("histograms/tags")[run])
+        samples = served("text/text", run=run, tag="sample/text_summary")
+        assert samples[-1]["step"] == 19
+    sample = (sweep / "1" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
+    assert html.escape(sample, quote=False) in samples[-1]["text"]
+    told = served("hparams/experiment", request='{"experimentName": ""}')
+    assert "optimizer.lr" in {info["name"] for info in told["hparamInfos"]}
+    assert "final/loss" in {info["name"]["tag"] for info in told["metricInfos"]}
 
 
 def test_a_run_is_one_file_of_events(sweep):

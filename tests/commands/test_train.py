@@ -47,6 +47,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_run_says_where_things_are_and_what_comes_next(trained):
     done, _ = trained
     assert "bits per byte" in done.out and "python generate.py" in done.out and "tensorboard --logdir" in done.out
@@ -54,6 +55,7 @@ def test_the_run_says_where_things_are_and_what_comes_next(trained):
     assert done.err == ""
 
 
+@pytest.mark.slow
 def test_the_run_folder_is_complete(trained):
     run = newest(trained[1] / "outputs")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d.*", str(run.relative_to(trained[1] / "outputs")))
@@ -67,6 +69,7 @@ def test_the_run_folder_is_complete(trained):
         load_model(path)
 
 
+@pytest.mark.slow
 def test_csv_and_tensorboard_hold_the_same_figures(trained):
     run = newest(trained[1] / "outputs")
     rows = table(run / "metrics.csv")
@@ -80,6 +83,7 @@ def test_csv_and_tensorboard_hold_the_same_figures(trained):
     assert any("sample" in name for name in events.Tags()["tensors"])
 
 
+@pytest.mark.slow
 def test_generate_and_evaluate_take_the_newest_run(trained):
     for command in (["generate.py", "--max-new-tokens", "5"], ["-m", "yinggem", "evaluate"]):
         arguments = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
@@ -97,6 +101,7 @@ def test_a_finished_run_says_so_and_is_made_longer(trained, text):
     assert read_checkpoint(newest(folder / "outputs") / "checkpoints" / "last.ckpt")["global_step"] == 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "damaged"), [
     ("optimizer_states", [{}]), ("loops", {}), ("global_step", "7"), ("TextDataModule", 5),
 ])  # fmt: skip
@@ -271,6 +276,7 @@ def test_help_and_configuration_are_shown_without_a_trace(place):
         assert done.status == 0 and "optimizer" in done.out and not list(place.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(text, place):
     """Two commands one after the other in one process, dropout on, and a third."""
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import sized
 from torch import Tensor
 from transformers import (
     MinPLogitsWarper,
@@ -281,20 +282,21 @@ def test_an_empty_prompt_starts_from_a_newline_or_from_id_0():
 
 
 @pytest.mark.slow
-def test_time_and_memory_stay_flat_over_20_000_tokens():
+def test_time_and_memory_stay_flat_over_many_tokens():
+    """The last token of many windows costs what the first cost; were the past kept, the last would take far more."""
     import resource
     import time
 
     model = small_model(window=64)
     sampling = Sampling(repetition_window=512, top_k=50)
     marks, start = [], time.process_time()  # of this process alone: others on the machine do not count
-    for step, _ in enumerate(generate(model, torch.tensor([[1]]), 20_000, sampling, [0])):
+    for step, _ in enumerate(generate(model, torch.tensor([[1]]), sized(8000, 20_000), sampling, [0])):
         if step % 1000 == 999:
             now = time.process_time()
             marks.append((now - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
             start = now
     times = [seconds for seconds, _ in marks]
-    assert min(times[-5:]) <= 1.1 * min(times[1:6])
+    assert min(times[-4:]) <= 1.3 * min(times[1:5])
     assert marks[-1][1] - marks[2][1] <= 2048  # KiB
 
 

@@ -32,7 +32,9 @@ def test_an_earlier_checkpoint_has_the_figure_that_its_version_measured(tmp_path
     assert found["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("moved", ["outputs/2026-11-26/03-39-39", "elsewhere/poems"])
+@pytest.mark.parametrize(
+    "moved", ["outputs/2026-11-26/03-39-39", pytest.param("elsewhere/poems", marks=pytest.mark.slow)]
+)
 def test_an_earlier_stopped_run_goes_on(tmp_path, monkeypatch, moved):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / moved

@@ -86,7 +86,7 @@ SHAPES = {
     "accumulating": {"accumulate_grad_batches": 2, "val_check_interval": 4, "check_val_every_n_epoch": None},
     "by steps": {"max_epochs": -1, "max_steps": 17, "val_check_interval": 5, "check_val_every_n_epoch": None},
 }
-FAST = ("accumulating", "by steps")
+FAST = ("accumulating",)
 
 
 @pytest.mark.parametrize(

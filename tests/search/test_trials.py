@@ -125,6 +125,7 @@ def test_a_killed_search_is_continued_without_a_trial_lost_or_repeated(place):
     assert here("-m", "ckpt_path=last", "sweep.n_trials=6").status == 0 and len(states_of(folder)) == 6
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_interrupted_and_draws_the_same(tmp_path):
     """The study alone: stopped with trials under way, at once or in the middle of a batch."""
     space = {"x": Scale(low=0.1, high=10.0, log=True), "kind": Scale(choices=("a", "b")), "n": Scale(low=1, high=9)}

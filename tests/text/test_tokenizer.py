@@ -13,6 +13,7 @@ import tiktoken
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import sized
 
 from yinggem.common.errors import UserError
 from yinggem.text import bpe
@@ -248,32 +249,33 @@ def test_long_text_has_the_ids_of_tiktoken(gpt2, tinyshakespeare_path):
     assert gpt2.encode_array(text).tolist() == reference == gpt2.encode(text)
 
 
-def check_ten_megabytes(tokenizer, unit):
-    text = unit * (10_000_000 // len(unit.encode())) + "x"
-    start = time.perf_counter()
+def check_megabytes(tokenizer, unit, count):
+    """Were the time in proportion to the square of the length, it would be hours of this process alone."""
+    text = unit * (count * 1_000_000 // len(unit.encode())) + "x"
+    start = time.process_time()
     ids = tokenizer.encode_array(text)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20 * count
     assert tokenizer.decode(ids) == text
 
 
 @pytest.mark.parametrize("unit", ["a", " "])
-def test_ten_megabytes_without_a_break(gpt2, unit):
+def test_a_megabyte_without_a_break(gpt2, unit):
     """One enormous word, or whitespace up to a last letter, which made tiktoken panic: quick and exact."""
-    check_ten_megabytes(gpt2, unit)
+    check_megabytes(gpt2, unit, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "!", "中", "ab", " \t", "🙂", "\x00", "1", "a'll"])
-def test_ten_megabytes_of_anything(open_tokenizer, unit):
-    check_ten_megabytes(open_tokenizer, unit)
+def test_megabytes_of_anything(open_tokenizer, unit):
+    check_megabytes(open_tokenizer, unit, sized(2, 10))
 
 
 def test_training_on_one_enormous_word_ends():
     text = "".join(chr(97 + (i * i * 7 + i // 3) % 26) for i in range(500_000))
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizer = BPETokenizer(vocab_size=300)
     tokenizer.fit(lambda: [text])
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 60
     assert tokenizer.decode(tokenizer.encode_array(text)) == text
 
 
@@ -375,14 +377,15 @@ def test_impossible_state_is_refused(state):
 # --- start-up -------------------------------------------------------------------------------------------------------
 
 
-def test_import_stays_light_and_gpt2_loads_fast():
+def test_import_stays_light_and_so_does_gpt2():
+    """Nothing heavy is loaded; were the vocabulary learnt or parsed from JSON, it would take more than a second."""
     code = (
-        "import sys, time; import yinggem.text.tokenizer as t; s = time.perf_counter(); t.GPT2Tokenizer().encode('a');"
-        "print(time.perf_counter() - s);"
+        "import sys, time; import yinggem.text.tokenizer as t; s = time.process_time(); t.GPT2Tokenizer().encode('a');"
+        "print(time.process_time() - s);"
         "print([m for m in ('tokenizers', 'torch', 'rich', 'lightning') if m in sys.modules])"
     )
     seconds, heavy = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split("\n")[:2]
     assert heavy == "[]"
-    assert float(seconds) < 0.5
+    assert float(seconds) < 1
