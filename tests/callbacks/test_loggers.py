@@ -138,7 +138,7 @@ def test_tensorboard_serves_what_the_dashboards_show(address, sweep):
         assert set(NAMES) <= set(served("scalars/tags")[run])
         assert any(name.startswith("attention/layer_01") for name in served("histograms/tags")[run])
         samples = served("text/text", run=run, tag="sample/text_summary")
-        assert samples[-1]["step"] == 19
+        assert samples[-1]["step"] == 20
     sample = (sweep / "1" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
     assert html.escape(sample, quote=False) in samples[-1]["text"]
     told = served("hparams/experiment", request='{"experimentName": ""}')

@@ -18,8 +18,12 @@ from typing import Any
 import torch
 from running import same
 
-from yinggem.common.files import matches
+from yinggem.commands.report import finish
+from yinggem.commands.train import TrainCommand
+from yinggem.common.files import append, matches, write_atomically
+from yinggem.inference.checkpoint import write_checkpoint
 from yinggem.runs.metrics import depends_on_machine
+from yinggem.search.sweep import conclude
 
 ROOT = Path(__file__).parents[2]
 # The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
@@ -184,15 +188,15 @@ def phase_of(stack: str) -> str:
     """Which phase the main thread is in, by the functions on its stack."""
     calls = [call.rpartition(" ") for call in stack.strip().split(";")]
     names, files = {name for _, _, name in calls}, {file for file, _, _ in calls}
-    if ("train.py", " ", "run") not in calls:
+    if ("train.py", " ", TrainCommand.run.__name__) not in calls:
         return "launch"  # Python and Hydra are being loaded: nobody listens to signals yet
-    if "write_checkpoint" in names:
+    if write_checkpoint.__name__ in names:
         return "checkpoint write"
-    if "finish" in names or "conclude" in names:
+    if names & {finish.__name__, conclude.__name__}:
         return "shutdown"
     if "training_epoch_loop.py" not in files:
         return "start-up"
-    if names & {"append", "write_atomically"}:
+    if names & {append.__name__, write_atomically.__name__}:
         return "other files"
     return "validation" if "evaluation_loop.py" in files else "step"
 
