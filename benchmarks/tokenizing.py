@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from yinggem.common.files import cores
+from yinggem.common.processors import usable_cores
 from yinggem.text import bpe
 from yinggem.text.assets import SHAKESPEARE, read_asset
 from yinggem.text.corpus import open_corpus, tokenize
@@ -51,7 +51,7 @@ def measure_peer(tokenizer: Tokenizer, text: str, megabytes: int) -> float:
     text = (text * (1 + size // len(text)))[:size]
     documents = [text[i : i + DOCUMENT_CHARACTERS] for i in range(0, len(text), DOCUMENT_CHARACTERS)]
     start = time.perf_counter()
-    encoding.encode_ordinary_batch(documents, num_threads=cores())
+    encoding.encode_ordinary_batch(documents, num_threads=usable_cores())
     return size / 1e6 / (time.perf_counter() - start)
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     text = read_asset(SHAKESPEARE).decode("ascii")
     # All of ours first: a child's peak memory starts at what its parent held, and the peer makes this process large.
     results = run_ours(arguments.tokenizer, text, arguments.megabytes)
-    print(f"{cores()} cores, {arguments.megabytes} MB of English")
+    print(f"{usable_cores()} cores, {arguments.megabytes} MB of English")
     print(
         ROW.format("tokenizer", "open s", "fit s", "tokenize s", "again s", "MB/s", "tiktoken MB/s", "ratio", "peak MB")
     )

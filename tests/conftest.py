@@ -11,7 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
-from yinggem.common.files import cores
+from yinggem.common.processors import usable_cores
 
 # Where the tests are started in the background of a shell they are told to ignore Ctrl-C, and so would be every process
 # that they start and send one.
@@ -25,7 +25,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: a worker for every core that this process may use."""
-    return cores()
+    return usable_cores()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

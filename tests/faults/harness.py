@@ -20,7 +20,7 @@ from running import same
 
 from yinggem.commands.report import finish
 from yinggem.commands.train import TrainCommand
-from yinggem.common.files import append, matches, write_atomically
+from yinggem.common.files import append_text, find_paths, write_atomically
 from yinggem.inference.checkpoint import write_checkpoint
 from yinggem.runs.metrics import depends_on_machine
 from yinggem.search.sweep import conclude
@@ -96,18 +96,18 @@ class Place:
 
     def begun(self) -> bool:
         """Whether the command line of a run is on disk as a whole."""
-        return any(path.read_text().endswith("\n") for path in matches(self.outputs, "*/*/.hydra/overrides.yaml"))
+        return any(path.read_text().endswith("\n") for path in find_paths(self.outputs, "*/*/.hydra/overrides.yaml"))
 
     def wait_for_checkpoint(self, process: "Process", seconds: float = 240) -> None:
         """Until the process has written a best.ckpt."""
         end = time.monotonic() + seconds
-        while not matches(self.outputs, "*/*/checkpoints/best.ckpt"):
+        while not find_paths(self.outputs, "*/*/checkpoints/best.ckpt"):
             assert process.status is None and time.monotonic() < end, process.told()
             time.sleep(0.01)
 
     def run_folder(self) -> Path:
         """The one run with a checkpoint."""
-        found = [path for path in matches(self.outputs, "*/*/") if (path / "checkpoints").exists()]
+        found = [path for path in find_paths(self.outputs, "*/*/") if (path / "checkpoints").exists()]
         assert len(found) == 1, found
         return found[0]
 
@@ -196,7 +196,7 @@ def phase_of(stack: str) -> str:
         return "shutdown"
     if "training_epoch_loop.py" not in files:
         return "start-up"
-    if names & {append.__name__, write_atomically.__name__}:
+    if names & {append_text.__name__, write_atomically.__name__}:
         return "other files"
     return "validation" if "evaluation_loop.py" in files else "step"
 

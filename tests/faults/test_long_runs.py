@@ -8,7 +8,7 @@ import pytest
 from harness import Process
 from running import sized
 
-from yinggem.common.files import matches
+from yinggem.common.files import find_paths
 from yinggem.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_many_steps_with_validations_checkpoints_samples_and_curves(place):
     process = place.start(*place.arguments(*settings), watch=False)
 
     def step() -> int:
-        paths = matches(place.outputs, "*/*/metrics.csv")
+        paths = find_paths(place.outputs, "*/*/metrics.csv")
         return int(read_metrics(paths[0])[-1]["step"]) if paths else 0
 
     seen = watch(process, step)
@@ -59,6 +59,6 @@ def test_many_steps_with_validations_checkpoints_samples_and_curves(place):
 def test_many_jobs_in_one_process(place):
     settings = ["-m", f"seed={','.join(map(str, range(JOBS)))}", "trainer.max_steps=40"]
     process = place.start(*place.arguments(*settings), watch=False)
-    seen = watch(process, lambda: len(matches(place.outputs, "*/*/*/result.json")))
-    assert len(matches(place.outputs, "*/*/*/result.json")) == JOBS
+    seen = watch(process, lambda: len(find_paths(place.outputs, "*/*/*/result.json")))
+    assert len(find_paths(place.outputs, "*/*/*/result.json")) == JOBS
     assert growth(seen, range(JOBS // 10, JOBS * 3 // 10), range(JOBS * 8 // 10, JOBS)) < 0.05, seen

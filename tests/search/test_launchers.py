@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, SMALL, TEXT, here, newest
 
-from yinggem.common.files import matches
+from yinggem.common.files import find_paths
 from yinggem.inference.checkpoint import read_checkpoint
 
 JOBS = [*SMALL, "data.path=own.txt", "trainer.max_steps=90", "trainer.val_check_interval=15", "~callbacks.samples",
@@ -75,7 +75,7 @@ def started(place: Path, *arguments: str, **environment: str) -> subprocess.Pope
 
 def signal_job(place: Path, name: str, number: int, process: subprocess.Popen) -> None:
     """Send a signal to the process of a job, the one that holds its lock, once it has saved its first checkpoint."""
-    while not (found := matches(place, f"outputs/*/*/{name}/checkpoints/last.ckpt")):
+    while not (found := find_paths(place, f"outputs/*/*/{name}/checkpoints/last.ckpt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     lock = str(found[0].parents[2] / f".{name}.lock")

@@ -16,7 +16,7 @@ import pytest
 from running import SMALL, TEXT, elsewhere, ended, here, newest
 
 from yinggem.commands.train import CONF
-from yinggem.common.files import matches
+from yinggem.common.files import find_paths
 from yinggem.common.stopping import StopRequested, stop_signal, stopping_on_signals
 from yinggem.inference.checkpoint import read_checkpoint
 from yinggem.search.sweep import attempt
@@ -87,7 +87,7 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     options = [*JOBS, "optimizer.lr=0.01,0.02,0.03", "trainer.max_steps=60", "callbacks.early_stopping.patience=100"]
 
     def stop() -> None:
-        while not matches(place, "outputs/*/*/1/checkpoints/last.ckpt"):
+        while not find_paths(place, "outputs/*/*/1/checkpoints/last.ckpt"):
             time.sleep(0.002)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -17,7 +17,7 @@ import pytest
 from running import ROOT, SMALL, TEXT, here
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import matches
+from yinggem.common.files import find_paths
 from yinggem.search.trials import Scale, Search
 
 SEARCH = ["-m", *SMALL, "sweep=search", "optimizer.lr=tag(log,interval(0.0001,0.1))", "data.path=own.txt",
@@ -106,7 +106,7 @@ def test_a_killed_search_is_continued_without_a_trial_lost_or_repeated(place):
     assert straight.status == 0, straight
     (expected,) = (path.parent for path in place.glob("straight/*/*/study.db"))
     process = subprocess.Popen([sys.executable, ROOT / "train.py", *options], stdout=subprocess.DEVNULL)
-    while not (begun := matches(place, "outputs/*/*/2/checkpoints/last.ckpt")):
+    while not (begun := find_paths(place, "outputs/*/*/2/checkpoints/last.ckpt")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

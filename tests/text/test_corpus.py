@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yinggem.common import files
+from yinggem.common import cache_folder
 from yinggem.common.errors import UserError
 from yinggem.text import corpus as corpus_module
-from yinggem.text import text_files
+from yinggem.text import formats, tinyshakespeare
 from yinggem.text.corpus import open_corpus, tokenize
 from yinggem.text.encoding import encode_parallel
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
@@ -91,7 +91,7 @@ def test_text_is_what_python_reads(tmp_path, parts, bom, block):
             text = file.read()
         expected += "\n" * bool(text and expected and expected[-1] != "\n") + text
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "BLOCK_BYTES", block)
+        patch.setattr(formats, "BLOCK_BYTES", block)
         patch.setattr(corpus_module, "CHUNK_CHARACTERS", block)
         if not expected:
             with pytest.raises(UserError, match="empty"):
@@ -175,7 +175,7 @@ def server(tmp_path, monkeypatch):
         ("127.0.0.1", 0), lambda *arguments: handler(*arguments, directory=str(folder))
     )
     threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr(text_files, "TINYSHAKESPEARE_URL", f"http://127.0.0.1:{httpd.server_port}/input.txt")
+    monkeypatch.setattr(tinyshakespeare, "URL", f"http://127.0.0.1:{httpd.server_port}/input.txt")
     yield folder
     httpd.shutdown()
     httpd.server_close()
@@ -204,7 +204,7 @@ def test_download_that_fails_names_the_remedy(server, tmp_path, content):
 
 
 def test_no_network_names_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "TINYSHAKESPEARE_URL", "http://127.0.0.1:9/input.txt")
+    monkeypatch.setattr(tinyshakespeare, "URL", "http://127.0.0.1:9/input.txt")
     with pytest.raises(UserError, match=r"data\.path=FILE"):
         open_corpus("tinyshakespeare", cache_dir=tmp_path)
 
@@ -373,7 +373,7 @@ def test_leftovers_of_killed_writers_are_removed(cached):
     orphan = write(folder / ".other.tokens.1-bbbb.partial", "x")
     alive = write(folder / ".third.tokens.1-cccc.partial", "x")
     tokens.unlink()
-    with files.locked(folder / "third.tokens"):
+    with cache_folder.locked(folder / "third.tokens"):
         retokenize(cached)
     assert not mine.exists() and not orphan.exists()
     assert alive.exists()
@@ -399,15 +399,15 @@ def test_cache_folder_that_cannot_be_made(tmp_path):
 
 def test_default_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("YINGGEM_CACHE", str(tmp_path / "mine"))
-    assert files.default_cache_dir() == tmp_path / "mine"
+    assert cache_folder.default_cache_dir() == tmp_path / "mine"
     monkeypatch.delenv("YINGGEM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert files.default_cache_dir() == tmp_path / "xdg" / "yinggem"
+    assert cache_folder.default_cache_dir() == tmp_path / "xdg" / "yinggem"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.default_cache_dir() == tmp_path / ".cache" / "yinggem"
+    assert cache_folder.default_cache_dir() == tmp_path / ".cache" / "yinggem"
     monkeypatch.setenv("HOME", str(write(tmp_path / "file", "")))
-    fallback = files.default_cache_dir()
+    fallback = cache_folder.default_cache_dir()
     assert fallback.is_dir() and "yinggem" in fallback.name
 
 

@@ -203,7 +203,7 @@ def test_what_was_read_is_remembered_until_the_text_changes(tmp_path, all_is_lar
     (note,) = cache.glob("*.text")
     again = open_corpus("text", path, cache)
     assert (again.characters, again.fingerprint) == (corpus.characters, corpus.fingerprint) and again == corpus
-    notes.remember(note, text_files.stamps([path]), [7, "as noted"])
+    notes.remember(note, text_files.states_of([path]), [7, "as noted", []])
     assert open_corpus("text", path, cache).fingerprint == "as noted"  # so it is the note that is read
     times = path.stat()
     path.write_text(VERSE.swapcase())  # as long as before, and dated back
@@ -221,12 +221,12 @@ def test_a_damaged_note_is_not_believed(tmp_path, all_is_large, content):
 
 
 def test_a_note_is_believed_for_a_week(tmp_path, all_is_large):
-    stamps = [notes.stamp(tmp_path)]
-    notes.remember(tmp_path / "note", stamps, "value")
-    assert notes.recall(tmp_path / "note", stamps) == "value"
+    states = [notes.state_of(tmp_path)]
+    notes.remember(tmp_path / "note", states, "value")
+    assert notes.recall(tmp_path / "note", states) == "value"
     for days, expected in ((6, "value"), (8, None), (-1, None)):
         os.utime(tmp_path / "note", (time.time() - days * 86400,) * 2)
-        assert notes.recall(tmp_path / "note", stamps) == expected
+        assert notes.recall(tmp_path / "note", states) == expected
 
 
 def test_verified_shards_that_change_are_verified_again(sharded, gpt2, all_is_large):

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import append, write_atomically
+from yinggem.common.files import append_text, write_atomically
 from yinggem.runs.metrics import STEP, read_columns, read_metrics
 
 
@@ -86,7 +86,7 @@ class MetricsCSV(Logger):
             self._columns, self._continues = names, True
             self._write([*written, *rows])
             return
-        append(self.path, self._format(rows))
+        append_text(self.path, self._format(rows))
 
     def _write(self, rows: list[dict[str, float]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import append, write_atomically
+from yinggem.common.files import append_text, write_atomically
 from yinggem.inference.completion import complete_text, prompt_ids
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
 from yinggem.model.transformer import Transformer
@@ -97,7 +97,7 @@ class TextSamples(Callback):
         if not trainer.is_global_zero:
             return
         text = self.text(pl_module, model)
-        append(self.path, f"=== step {trainer.global_step} ===\n{text.strip()}\n\n")
+        append_text(self.path, f"=== step {trainer.global_step} ===\n{text.strip()}\n\n")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 indented = "\n".join("    " + line for line in text.splitlines())  # Markdown for text as it is

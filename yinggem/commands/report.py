@@ -15,7 +15,7 @@ from yinggem.callbacks.loggers import MetricsCSV, TensorBoard
 from yinggem.callbacks.on_train_start import OnTrainStart
 from yinggem.callbacks.samples import TextSamples
 from yinggem.common.errors import UserError
-from yinggem.common.files import URL
+from yinggem.common.files import is_url
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.evaluation import evaluate
 from yinggem.model.kernels.huge_pages import keep_freed_memory
@@ -75,7 +75,7 @@ def begin(
     if not trainer.is_global_zero or data.split is None:
         return
     count, model = module.model.parameters_count, module.model.config
-    text = data.source if not data.path else data.path if URL.match(data.path) else shown(Path(data.path))
+    text = data.source if not data.path else data.path if is_url(data.path) else shown(Path(data.path))
     print(
         f"Model      {count:,} parameters: {model.num_hidden_layers} layers of {model.hidden_size}, "
         f"window {model.attention_window or 'full'}\n"

@@ -20,40 +20,40 @@ LARGE_BYTES = 1 << 28
 BELIEVED_SECONDS = 7 * 24 * 3600
 SETTLED_SECONDS = 2.0  # a file written in the same tick of the clock would look unchanged
 
-Stamp = tuple[str, int, int, int]  # path, bytes, times of the last change of content and of status in ns
+FileState = tuple[str, int, int, int]  # path, bytes, times of the last change of content and of status in ns
 
 
-def stamp(path: Path) -> Stamp:
+def state_of(path: Path) -> FileState:
     """What tells a file from itself before a change; OSError when there is none."""
     stat = os.stat(path)
     return (os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def recall(note: Path, stamps: Iterable[Stamp]) -> Any:
+def recall(note: Path, states: Iterable[FileState]) -> Any:
     """What `remember` kept, if the files are as they were; else None."""
-    stamps = list(stamps)
-    if not _are_large(stamps):
+    states = list(states)
+    if not _are_large(states):
         return None
     try:
         content = json.loads(note.read_bytes())
         value, age = content["value"], time.time() - note.stat().st_mtime
-        return value if content["digest"] == _digest(stamps, value) and 0 <= age < BELIEVED_SECONDS else None
+        return value if content["digest"] == _digest(states, value) and 0 <= age < BELIEVED_SECONDS else None
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 
-def remember(note: Path, stamps: Iterable[Stamp], value: Any) -> None:
+def remember(note: Path, states: Iterable[FileState], value: Any) -> None:
     """Keep a value, which JSON can hold, that was found by reading the files; a full disk is no reason to stop."""
-    stamps = list(stamps)
-    youngest = max((times for *_, mtime, ctime in stamps for times in (mtime, ctime)), default=0)
-    if _are_large(stamps) and time.time() - youngest / 1e9 > SETTLED_SECONDS:
+    states = list(states)
+    youngest = max((times for *_, mtime, ctime in states for times in (mtime, ctime)), default=0)
+    if _are_large(states) and time.time() - youngest / 1e9 > SETTLED_SECONDS:
         with contextlib.suppress(UserError):
-            write_atomically(note, json.dumps({"value": value, "digest": _digest(stamps, value)}).encode())
+            write_atomically(note, json.dumps({"value": value, "digest": _digest(states, value)}).encode())
 
 
-def _are_large(stamps: list[Stamp]) -> bool:
-    return sum(size for _, size, _, _ in stamps) >= LARGE_BYTES
+def _are_large(states: list[FileState]) -> bool:
+    return sum(size for _, size, _, _ in states) >= LARGE_BYTES
 
 
-def _digest(stamps: list[Stamp], value: Any) -> str:
-    return hashlib.sha256(json.dumps([stamps, value]).encode()).hexdigest()
+def _digest(states: list[FileState], value: Any) -> str:
+    return hashlib.sha256(json.dumps([states, value]).encode()).hexdigest()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import matches, write_atomically
+from yinggem.common.files import find_paths, write_atomically
 
 CONFIG = Path(".hydra", "config.yaml")  # the composed configuration, whole
 OVERRIDES = Path(".hydra", "overrides.yaml")  # the settings that were typed
@@ -35,7 +35,7 @@ def newest_first(outputs: Path) -> Iterator[Path]:
     """The folders in `outputs` where runs may be: the one that outputs/latest names, then all, the newest first."""
     latest = read_latest(outputs)
     yield from [latest] if latest else []
-    yield from reversed(matches(outputs, "*/*/"))
+    yield from reversed(find_paths(outputs, "*/*/"))
 
 
 def newest_run(outputs: Path) -> Path:
@@ -60,7 +60,7 @@ def find_checkpoint(outputs: str | Path = "outputs") -> Path:
 
 def newest_sweep(outputs: Path) -> Path:
     """The folder of the newest sweep; UserError when there is none."""
-    found = sorted(matches(outputs, f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
+    found = sorted(find_paths(outputs, f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"There is no sweep in {outputs}/ to continue; start one with `python train.py -m ...`.")
     return found[-1].parent

@@ -6,7 +6,7 @@ import re
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
-from yinggem.common.files import URL
+from yinggem.common.files import is_url
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
 NEEDED = ("outputs", "run_dir")  # which no run can do without
@@ -114,7 +114,7 @@ def quote_path(setting: str, multirun: bool = False) -> str:
     if value[0] in "'\"" or "${" in value or (multirun and "," in value and not os.path.exists(value)):
         return setting  # already in quotes; an interpolation; several paths, one for each job
     value = os.path.expanduser(value)
-    if name.lstrip("+").startswith("data.") and not URL.match(value):
+    if name.lstrip("+").startswith("data.") and not is_url(value):
         value = os.path.abspath(value)  # the run may be continued from another folder
     plain = re.fullmatch(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS
     return f"{name}={value if plain else quoted(value)}"

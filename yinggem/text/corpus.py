@@ -4,39 +4,49 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from yinggem.common import files
-from yinggem.common.errors import UserError
+from yinggem.common.cache_folder import cached_file, default_cache_dir, usable_folder
+from yinggem.common.checks import check_number
+from yinggem.common.errors import UserError, one_line
 from yinggem.common.progress_bar import show_progress
-from yinggem.common.verified_files import Stamp, recall, remember
-from yinggem.text import text_files, token_cache
+from yinggem.common.verified_files import FileState, recall, remember
+from yinggem.text import token_cache
 from yinggem.text.assets import SHAKESPEARE, read_asset
+from yinggem.text.formats import READERS, Source, iter_text
+from yinggem.text.text_files import find_copies, find_text_files, states_of
+from yinggem.text.tinyshakespeare import find_tinyshakespeare
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
 
+NAMED = ("shakespeare", "tinyshakespeare")  # texts that are known by name; any other is at a path
 CHUNK_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text that was read once from end to end: valid UTF-8, its length and hash known.
+    """A text that was read once from end to end: valid, its length and hash known.
 
     `sources` are read again by every `iter_text`, so that a text of any size needs little memory.
+
+    Attributes:
+        fingerprint: SHA-256 of the text, however files divide it.
+        copies: paths of files that hold the same bytes as another of the text.
     """
 
-    sources: tuple[text_files.Source, ...]
+    sources: tuple[Source, ...]
     characters: int
     fingerprint: str
-    _stamps: list[Stamp] = field(repr=False)
+    copies: tuple[str, ...]
+    _states: list[FileState] = field(repr=False)
 
     def iter_text(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
         """Characters start .. stop-1, in chunks that depend on the text alone, not on how files divide it."""
         stop = self.characters if stop is None else stop
         position = 0
-        for chunk in _chunks(text_files.iter_normalised(self.sources)):
+        for chunk in _chunks(iter_text(self.sources)):
             if position >= stop:
                 return
             part = chunk[max(0, start - position) : stop - position]
@@ -46,8 +56,19 @@ class Corpus:
 
     def check_unchanged(self) -> None:
         """UserError when a file was changed after it was verified."""
-        if text_files.stamps(self.sources) != self._stamps:
+        if states_of(self.sources) != self._states:
             raise UserError("The text files of data.path changed while they were being read; start again.")
+
+    @property
+    def note(self) -> str:
+        """What the user should know of the text, on one line; mostly nothing."""
+        if not self.copies:
+            return ""
+        shown = ", ".join(self.copies[:3]) + (" ..." if len(self.copies) > 3 else "")
+        return one_line(
+            f"{len(self.copies)} of {len(self.sources)} files are copies of others ({shown}); "
+            "text that stands in both splits makes the validation loss too good."
+        )
 
 
 @dataclass(frozen=True)
@@ -71,52 +92,53 @@ def open_corpus(source: str, path: str | Path | None = None, cache_dir: str | Pa
 
     Args:
         source: "shakespeare" (ships with the package), "tinyshakespeare" (`path`, else a cached copy, else a verified
-            download), or "text" (`path`: a UTF-8 file, a folder searched for .txt files, or a glob). Several files are
-            joined in the order of their paths, with a line end between two where the first lacks one.
+            download), or "text" (`path`: as `find_text_files`). Several files are joined in the order of their paths,
+            with a line end between two where the first lacks one.
 
     Raises:
         UserError: unknown source; a path beside the text that ships, or one that is missing, unreadable or empty;
             bytes that are not UTF-8.
     """
-    sources: tuple[text_files.Source, ...]
+    folder = _cache_dir(cache_dir)
+    sources: tuple[Source, ...]
     if source == "shakespeare":
         if path is not None:
             raise UserError(f"data=shakespeare ships with the package; write data=text to use data.path={path}.")
         sources = (read_asset(SHAKESPEARE),)
     elif source == "tinyshakespeare":
-        sources = (text_files.tinyshakespeare(path, _cache_dir(cache_dir)),)
+        sources = (find_tinyshakespeare(path, folder),)
     elif source == "text":
         if path is None or not str(path):
-            raise UserError("data=text needs data.path=FILE, a folder of .txt files or a glob.")
-        sources = text_files.find_text_files(path)
+            raise UserError(f"data=text needs data.path=FILE, a folder of {' or '.join(READERS)} files or a glob.")
+        sources = find_text_files(path, folder)
     else:
-        raise UserError(f"data.source={source!r} is unknown; choose shakespeare, tinyshakespeare or text.")
-    return _verified(sources, path, _cache_dir(cache_dir))
+        raise UserError(f"data.source={source!r} is unknown; choose {', '.join(NAMED)} or text.")
+    return _verified(sources, path, folder)
 
 
-def _verified(sources: tuple[text_files.Source, ...], path: str | Path | None, folder: Path) -> Corpus:
-    stamps = text_files.stamps(sources)
-    note = folder / f"{token_cache.cache_key('text', [name for name, *_ in stamps])}.text"
-    known = recall(note, stamps)
+def _verified(sources: tuple[Source, ...], path: str | Path | None, folder: Path) -> Corpus:
+    states = states_of(sources)
+    note = folder / f"{token_cache.cache_key('text and copies', [name for name, *_ in states])}.text"
+    known = recall(note, states)
     if known is None:
-        known = _read_through(sources, sum(size for _, size, *_ in stamps))
-        remember(note, stamps, known)
-    characters, fingerprint = known
+        known = [*_read_through(sources, sum(size for _, size, *_ in states)), find_copies(states)]
+        remember(note, states, known)
+    characters, fingerprint, copies = known
     if not characters:
         raise UserError(f"data.path={path} is empty; name a file with text in it.")
-    return Corpus(sources, characters, fingerprint, stamps)
+    return Corpus(sources, characters, fingerprint, tuple(copies), states)
 
 
-def _read_through(sources: tuple[text_files.Source, ...], size: int) -> list[Any]:
-    """Characters and SHA-256 of the text, every byte of which is UTF-8."""
+def _read_through(sources: tuple[Source, ...], size: int) -> tuple[int, str]:
+    """Characters and SHA-256 of the text, all of which its reader accepts."""
     digest, characters = hashlib.sha256(), 0
     with show_progress("Reading", size) as advance:
-        for text in text_files.iter_normalised(sources):
+        for text in iter_text(sources):
             encoded = text.encode()
             digest.update(encoded)
             characters += len(text)
             advance(len(encoded))
-    return [characters, digest.hexdigest()]
+    return characters, digest.hexdigest()
 
 
 def tokenize(
@@ -135,8 +157,7 @@ def tokenize(
     Raises:
         UserError: an option is out of range; the text does not suit the tokenizer; the cache cannot be written.
     """
-    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float) or not 0 <= val_fraction < 1:
-        raise UserError(f"data.val_fraction must be a number from 0 to below 1, not {val_fraction!r}.")
+    check_number("data.val_fraction", val_fraction, 0, 1, excluded="high")
     if split_by not in ("characters", "tokens"):
         raise UserError(f"data.split_by must be characters or tokens, not {split_by!r}.")
     folder = _cache_dir(cache_dir)
@@ -162,14 +183,14 @@ def _fit(corpus: Corpus, tokenizer: Tokenizer, folder: Path, cut: int) -> None:
         corpus.check_unchanged()
         token_cache.write_tokenizer(file, tokenizer)
 
-    fitted = files.cached_file(
+    fitted = cached_file(
         folder / f"{key}.tokenizer", build, lambda path: token_cache.open_tokenizer(path, tokenizer.settings)
     )
     tokenizer.load_state_dict(fitted.state_dict())
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:
-    return files.default_cache_dir() if cache_dir is None else files.usable_folder(Path(cache_dir).expanduser())
+    return default_cache_dir() if cache_dir is None else usable_folder(Path(cache_dir).expanduser())
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:

@@ -6,14 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from yinggem.common.files import cores
+from yinggem.common.processors import usable_cores
 from yinggem.text.bpe import pieces
 from yinggem.text.tokenizer import Tokenizer
 
 
 def encode_parallel(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[int, np.ndarray]]:
     """(characters, ids) of successive pieces of the text, in order; together exactly the ids of the whole text."""
-    threads = cores()
+    threads = usable_cores()
     waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(threads) as pool:  # tiktoken releases the interpreter lock
         try:

@@ -22,9 +22,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from yinggem.common import files
+from yinggem.common import cache_folder, files
+from yinggem.common.processors import usable_cores
 from yinggem.common.progress_bar import show_progress
-from yinggem.common.verified_files import recall, remember, stamp
+from yinggem.common.verified_files import recall, remember, state_of
 from yinggem.text.encoding import encode_parallel
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer, from_state_dict
@@ -77,9 +78,9 @@ class TokenCache:
         """The ids of every span; what is missing or damaged is made first, by one process while others wait."""
         shards = self._open({})
         if not self._is_whole(shards):
-            with files.locked(self._path(0)):
+            with cache_folder.locked(self._path(0)):
                 shards = self._open(shards)  # another process may have made them meanwhile
-                files.remove_leftovers(self._path(0))
+                cache_folder.remove_leftovers(self._path(0))
                 shards = self._complete(shards)
         chain = list(self._chain(shards))
         arrays = []
@@ -116,12 +117,12 @@ class TokenCache:
         """
         found = sorted(path for path in self.folder.glob(f"{self.key}.*.tokens") if path.is_file())
         paths = [path for path in found if _start(path) not in known]
-        stamps, note = [stamp(path) for path in paths], self.folder / f"{self.key}.verified"
-        trusted = recall(note, stamps) is True
-        with ThreadPoolExecutor(files.cores()) as pool:  # reading and crc32 release the interpreter lock
+        states, note = [state_of(path) for path in paths], self.folder / f"{self.key}.verified"
+        trusted = recall(note, states) is True
+        with ThreadPoolExecutor(usable_cores()) as pool:  # reading and crc32 release the interpreter lock
             opened = list(pool.map(lambda path: self._open_shard(path, trusted), paths))
         if not trusted and None not in opened:
-            remember(note, stamps, True)
+            remember(note, states, True)
         return known | {shard.start: shard for shard in opened if shard is not None}
 
     def _open_shard(self, path: Path, trusted: bool = False) -> Shard | None:
@@ -178,7 +179,7 @@ class TokenCache:
                 files.write_atomically(path, partial(self._write_shard, start=start, stream=stream))
                 shard = self._open_shard(path)
                 if shard is None:
-                    raise files.not_what_was_written(path)
+                    raise cache_folder.not_what_was_written(path)
                 made[start], start = shard, shard.stop
                 advance(shard.stop - shard.start)
         return made

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from yinggem.common import files
+from yinggem.common.cache_folder import usable_folder
 from yinggem.common.errors import UserError
-from yinggem.common.files import URL
-from yinggem.common.verified_files import recall, remember, stamp
+from yinggem.common.files import is_url
+from yinggem.common.processors import usable_cores
+from yinggem.common.verified_files import recall, remember, state_of
 from yinggem.text import token_cache
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
@@ -77,7 +78,7 @@ def open_shards(place: str, cache_dir: Path) -> TokenShards:
     """
     litdata()
     place = place if place == "/" else place.rstrip("/")
-    if not URL.match(place) and not os.path.isdir(place):
+    if not is_url(place) and not os.path.isdir(place):
         raise UserError(f"data.path={place} is no folder; name one that `python -m yinggem shard` made, or its URL.")
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = token_cache.open_tokenizer(fetch(place, "tokenizer.json", Path(temporary)))
@@ -87,11 +88,11 @@ def open_shards(place: str, cache_dir: Path) -> TokenShards:
     train, val = (_open_part(place, name) for name in ("train", "val"))
     if any(chunk["dim"] % BLOCK for chunk in val.chunks):
         raise _foreign(place, f"the chunks of val/ are no multiples of {BLOCK} tokens")
-    if not URL.match(place):
+    if not is_url(place):
         _verify(place, Path(place), [*train.files, *val.files], checksums, cache_dir)
         return TokenShards(tokenizer, train, val)
-    copy = files.usable_folder(cache_dir / token_cache.cache_key(place, checksums))
-    files.usable_folder(copy / val.name)
+    copy = usable_folder(cache_dir / token_cache.cache_key(place, checksums))
+    usable_folder(copy / val.name)
     for name in val.files:
         fetch(place, name, copy)
     _verify(place, copy, val.files, checksums, cache_dir)
@@ -103,14 +104,14 @@ def _verify(place: str, folder: Path, names: list[str], checksums: dict[str, int
     for name in names:
         if not (folder / name).is_file():
             raise _foreign(place, f"{name} is missing")
-    stamps = [stamp(folder / name) for name in names]
+    states = [state_of(folder / name) for name in names]
     note = cache_dir / f"{token_cache.cache_key('shards', os.path.abspath(folder))}.verified"
-    if recall(note, stamps) == checksums:
+    if recall(note, states) == checksums:
         return
     for name, checksum in zip(names, checksums_of(folder, names), strict=True):
         if checksums.get(name) != checksum:
             raise _foreign(place, f"{name} is damaged")
-    remember(note, stamps, checksums)
+    remember(note, states, checksums)
 
 
 def checksums_of(folder: Path, names: list[str]) -> list[int]:
@@ -123,7 +124,7 @@ def checksums_of(folder: Path, names: list[str]) -> list[int]:
                 found = zlib.crc32(block, found)
         return found
 
-    with ThreadPoolExecutor(files.cores()) as pool:  # reading and crc32 release the interpreter lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # reading and crc32 release the interpreter lock
         return list(pool.map(checksum, names))
 
 
@@ -159,7 +160,7 @@ def _is_whole(chunk: dict[str, Any]) -> bool:
 
 def fetch(place: str, name: str, folder: Path) -> Path:
     """A file of the folder or URL `place`: where it is, or a copy in `folder`; UserError when it cannot be had."""
-    if not URL.match(place):
+    if not is_url(place):
         if not Path(place, name).is_file():
             raise _foreign(place, f"{name} is missing")
         return Path(place, name)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from yinggem.common import files
+from yinggem.common.cache_folder import default_cache_dir, usable_folder
 from yinggem.common.errors import UserError
-from yinggem.common.files import URL
+from yinggem.common.files import is_url
 from yinggem.text.corpus import TokenizedSplit
 from yinggem.text.token_array import TokenArray
 from yinggem.text.token_shards import TokenShards, check_ids, open_shards, read_validation
@@ -146,7 +146,7 @@ class StreamingDataModule(TextDataModule):
         assert self.shards is not None
         place = self.shards.train.place
         dataset = StreamingDataset(
-            place, str(self._cache()) if URL.match(place) else None, TokensLoader(self.context_length + 1),
+            place, str(self._cache()) if is_url(place) else None, TokensLoader(self.context_length + 1),
             shuffle=True, drop_last=True, seed=self.seed, item_shuffle_window="full",
         )  # fmt: skip
         return StreamingDataLoader(
@@ -160,8 +160,8 @@ class StreamingDataModule(TextDataModule):
         return torch.from_numpy(rows.astype(np.int64))
 
     def _cache(self) -> Path:
-        folder = files.default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser()
-        return files.usable_folder(folder / "streaming")
+        folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser()
+        return usable_folder(folder / "streaming")
 
     def _refuse_less_than(self, windows: int) -> None:
         if self.train_windows < windows:
