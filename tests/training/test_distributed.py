@@ -1,6 +1,7 @@
 """Several processes: the same run as one process with the same global batch."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import newest
+from running import elsewhere, here, newest
 
 from yinggem.inference.checkpoint import load_model
 from yinggem.runs.metrics import read_metrics
@@ -25,11 +26,19 @@ SHAPE = """
 pytestmark = pytest.mark.slow
 
 
-def run(folder, *overrides):
-    command = [sys.executable, "train.py", *SHAPE, f"hydra.run.dir={folder}", f"outputs={folder.parent}", *overrides]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def train(*words):
+    """One process is this one; two are started as a user does."""
+    done = elsewhere(*words, cwd=ROOT) if "trainer.devices=2" in words else here(*words)
+    assert done.status == 0, done
     return done
+
+
+def run(folder, *overrides):
+    return train(*SHAPE, f"hydra.run.dir={folder}", f"outputs={folder.parent}", *overrides)
+
+
+def resume(folder, *overrides):
+    return train(f"ckpt_path={folder}/checkpoints/last.ckpt", *overrides)
 
 
 def curves(folder):
@@ -59,7 +68,7 @@ TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batc
 def together(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together") / "run"
     done = run(folder, corpus, *TWO, "trainer.max_steps=50")
-    assert done.stdout.count("Best validation loss") == 1
+    assert done.out.count("Best validation loss") == 1
     return folder
 
 
@@ -84,25 +93,24 @@ def test_two_processes_leave_one_run_folder(together):
     assert steps == sorted(set(steps)), "every step is logged once"
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_run_of_two_processes_continues_on_one_or_two(corpus, alone, tmp_path, devices):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def begun(corpus, tmp_path_factory):
+    """30 of the 50 steps, on two processes."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
     run(folder, corpus, *TWO, "trainer.max_steps=30")
-    more = [] if devices == 2 else ["trainer=default", "trainer.devices=1", "data.batch_size=8"]
-    command = [sys.executable, "train.py", f"ckpt_path={folder}/checkpoints/last.ckpt", "trainer.max_steps=50", *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_of_two_processes_continues_on_one_or_two(begun, alone, tmp_path, devices):
+    folder = shutil.copytree(begun, tmp_path / "run")
+    more = ["trainer.devices=2"] if devices == 2 else ["trainer=default", "trainer.devices=1", "data.batch_size=8"]
+    resume(folder, "trainer.max_steps=50", *more)
     load_model(folder / "checkpoints/last.ckpt")
     assert_same_curves(alone, folder)
 
 
 SHARDED = ["trainer=fsdp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=4"]
-
-
-def resume(folder, *overrides):
-    command = [sys.executable, "train.py", f"ckpt_path={folder}/checkpoints/last.ckpt", *overrides]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
 
 
 def test_shards_train_as_one_process_does_and_leave_one_plain_checkpoint(corpus, tmp_path):
@@ -124,7 +132,7 @@ def test_shards_train_as_one_process_does_and_leave_one_plain_checkpoint(corpus,
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.startswith("7 squared") and len(done.stdout) > 12, done.stderr
-    resume(folder, "trainer.max_steps=40")
+    resume(folder, "trainer.max_steps=40", "trainer.devices=2")
     resume(folder, "trainer.max_steps=50", "trainer=default", "trainer.devices=1", "data.batch_size=8")
     assert_same_curves(expected, folder, losses=1e-4, norms=1e-2)
 
