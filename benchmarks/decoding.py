@@ -23,9 +23,10 @@ from torch import Tensor
 from yinggem.inference.generation import History, apply_filters, generate, sample
 from yinggem.inference.sampling import Sampling
 from yinggem.model.config import ModelConfig
-from yinggem.model.kernels.huge_pages import zeros
+from yinggem.model.decoding import DecodingStep
+from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 from yinggem.model.kv_cache import KVCache
-from yinggem.model.layers import Linear, decoding
+from yinggem.model.layers import Linear
 from yinggem.model.transformer import Transformer
 
 CONFIG = ModelConfig(vocab_size=50257)
@@ -61,7 +62,7 @@ def make_model() -> Transformer:
     """Random weights, where `load_model` puts those of a checkpoint."""
     model = Transformer(CONFIG).eval()
     for weights in model.parameters():
-        weights.data = zeros(weights.shape, weights.dtype).copy_(weights.data)
+        weights.data = zeros_in_huge_pages(weights.shape, weights.dtype).copy_(weights.data)
     return model
 
 
@@ -179,15 +180,19 @@ def print_profile(batch: int) -> None:
     logits, generators = SHARPEN * torch.randn(batch, CONFIG.vocab_size) / 2, [torch.Generator() for _ in range(batch)]
     history = History(torch.randint(CONFIG.vocab_size, (batch, PROMPT)), CONFIG.vocab_size, DEFAULT)
 
-    def step() -> Tensor:
-        cache.length = PROMPT
-        return model.hidden(tokens, cache)
+    with torch.inference_mode():
+        prepared = DecodingStep(model, cache).model
+        names = [name for name, module in model.blocks.named_modules() if isinstance(module, Linear)]
+        layers = [prepared.blocks.get_submodule(name) for name in names]
 
-    with torch.inference_mode(), decoding(model, batch):
+        def step() -> Tensor:
+            cache.length = PROMPT
+            return prepared.hidden(tokens, cache)
+
         parts = {
-            "a whole step": lambda: model.head(step()),
-            "  48 products of the layers": lambda: [layer(x) for layer, x in zip(matrices, inputs, strict=True)],
-            "  product of the head": lambda: model.head(state),
+            "a whole step": lambda: prepared.head(step()),
+            "  48 products of the layers": lambda: [layer(x) for layer, x in zip(layers, inputs, strict=True)],
+            "  product of the head": lambda: prepared.head(state),
             "  all else (norms, rotation, attention, ...)": step,
             "choosing: default filters": lambda: apply_filters(logits, DEFAULT, history),
             "choosing: drawing": lambda: sample(logits, generators),
@@ -195,7 +200,7 @@ def print_profile(batch: int) -> None:
         print(f"\nbatch {batch}, reading the weights takes {WEIGHT_BYTES / read_gbps() / 1e6:.2f} ms")
         for name, part in parts.items():
             if part is step:
-                for layer, out in zip(matrices, outputs, strict=True):
+                for layer, out in zip(layers, outputs, strict=True):
                     layer.product = lambda _x, out=out: out
             print(f"  {name:46}{1000 * median_seconds(part, 40):8.2f} ms")
 

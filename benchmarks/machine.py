@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from yinggem.model.kernels.huge_pages import zeros
+from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 
 
 def median_seconds(function: Callable[[], object], repeats: int = 7) -> float:
@@ -28,7 +28,7 @@ def matmul_gflops(size: int = 2048) -> float:
 
 def read_gbps(megabytes: int = 400, huge_pages: bool = False) -> float:
     """Memory read by all threads, far more of it than the caches hold, in GB/s."""
-    data = (zeros if huge_pages else torch.zeros)((megabytes * 250_000,), dtype=torch.float32).fill_(1)
+    data = (zeros_in_huge_pages if huge_pages else torch.zeros)((megabytes * 250_000,), dtype=torch.float32).fill_(1)
     return megabytes / 1000 / median_seconds(data.sum)
 
 

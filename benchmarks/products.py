@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from machine import print_limits
 from torch import Tensor
 
-from yinggem.model.kernels.matmul import linear, prepare
+from yinggem.model.kernels.matmul import linear, prepare_linear
 
 HIDDEN = 768
 OUTS = {"attention out": 768, "qkv": 2304, "head": 50257}
@@ -49,7 +49,7 @@ def main() -> None:
                 continue  # the loss takes the head in chunks of its own
             x, weight = torch.randn(rows, HIDDEN), torch.randn(out, HIDDEN)
             with torch.no_grad():
-                ours = (rows < 100 and prepare(weight, None, rows)) or (lambda x, w=weight: linear(x, w))
+                ours = (rows < 100 and prepare_linear(weight, None, rows)) or (lambda x, w=weight: linear(x, w))
                 kind = "decode" if rows < 100 else "forward"
                 show(rows, name, kind, lambda f=ours, x=x: f(x), lambda x=x, w=weight: F.linear(x, w))
             if rows > 100:

@@ -1,5 +1,7 @@
 """Naive code that says what the fast code must compute: loops and full matrices, straight from the definitions."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,21 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, in float64."""
     wide = x.double()
     return wide / (wide.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / sqrt(mean squared distance from it + eps) * weight + bias, in float64."""
+    centred = x.double() - x.double().mean(-1, keepdim=True)
+    unit = centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    return unit * weight.double() + (0 if bias is None else bias.double())
+
+
+# Of the gate and of what it multiplies; an activation without a gate takes the first.
+ACTIVATION_DEFINITIONS = {
+    "geglu": lambda gate, up: 0.5 * gate * (1 + torch.tanh((2 / math.pi) ** 0.5 * (gate + 0.044715 * gate**3))) * up,
+    "swiglu": lambda gate, up: gate / (1 + torch.exp(-gate)) * up,
+    "relu2": lambda x, _: torch.where(x > 0, x, 0.0) ** 2,
+}
 
 
 def cross_entropy_of_all_logits(

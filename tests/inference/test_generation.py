@@ -22,7 +22,7 @@ from yinggem.inference.completion import StopStrings, complete, complete_text
 from yinggem.inference.generation import History, apply_filters, generate, sample
 from yinggem.inference.sampling import Sampling
 from yinggem.model.config import ModelConfig
-from yinggem.model.kernels.matmul import prepare
+from yinggem.model.kernels.matmul import prepare_linear
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -306,10 +306,9 @@ def test_weights_laid_out_for_a_batch_draw_what_a_row_alone_draws(rows: int) -> 
     """Matrices so large that one row, two rows and more take kernels of their own; past three windows."""
     torch.manual_seed(0)
     model = Transformer(ModelConfig(512, 256, 2, 4, attention_window=8, initializer_range=0.1)).eval()
-    assert prepare(model.head.weight, None, rows) is not None
+    assert prepare_linear(model.head.weight, None, rows) is not None
     prompt = torch.randint(512, (1, 5))
     together = torch.stack(list(generate(model, prompt.expand(rows, -1), 30, Sampling(), range(rows))), dim=1)
     for seed in range(rows):
         alone = torch.stack(list(generate(model, prompt, 30, Sampling(), [seed])), dim=1)
         assert together[seed : seed + 1].equal(alone)
-    assert not any(getattr(module, "product", None) for module in model.modules())

@@ -8,8 +8,10 @@ import torch
 from references import attention_by_loops
 
 from yinggem.common.errors import UserError
-from yinggem.model import attention as module
-from yinggem.model.attention import BACKENDS, attention, band_mask
+from yinggem.model import attention as attention_module
+from yinggem.model.attention import BACKENDS, attention
+from yinggem.model.kernels import banded_attention
+from yinggem.model.masks import band_mask
 
 WINDOW = 8
 LENGTHS = [1, 5, WINDOW, WINDOW + 1, 5 * WINDOW + 3]  # T <, =, > W and not a multiple of it
@@ -18,7 +20,8 @@ LENGTHS = [1, 5, WINDOW, WINDOW + 1, 5 * WINDOW + 3]  # T <, =, > W and not a mu
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Chunks far shorter than the sequences here, so that their borders are tested."""
-    monkeypatch.setattr(module, "CHUNK", 6)
+    monkeypatch.setattr(attention_module, "CHUNK", 6)
+    monkeypatch.setattr(banded_attention, "CHUNK", 6)
     yield
 
 

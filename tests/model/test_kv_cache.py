@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from yinggem.common.errors import UserError
 from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
 from yinggem.model.transformer import Transformer
@@ -77,16 +76,29 @@ def test_without_a_window_it_grows_in_powers_of_two() -> None:
     cache = KVCache(model.config, 1)
     model.hidden(torch.randint(61, (1, 300)), cache)
     assert cache.slots == 512
-    assert KVCache(model.config, 1, max_length=40).slots == 40
+    assert KVCache(model.config, 1, slots=40).slots == 40
 
 
 @torch.inference_mode()
-def test_max_length_is_named_when_it_is_full() -> None:
-    model = make_model(window=None)
-    cache = KVCache(model.config, 1, max_length=10)
-    model.hidden(torch.randint(61, (1, 10)), cache)
-    with pytest.raises(UserError, match="max_length=10"):
-        model.hidden(torch.randint(61, (1, 1)), cache)
+@pytest.mark.parametrize("chunks", [[1], [3, 4], [5], [11], [2, 3, 9]])
+def test_it_grows_to_the_window_and_no_further(chunks: list[int]) -> None:
+    model, tokens = make_model(), torch.randint(61, (2, 40))
+    cache = KVCache(model.config, 2, slots=2)
+    assert cache.slots == 2 and KVCache(model.config, 2, slots=100).slots == WINDOW
+    torch.testing.assert_close(through_cache(model, tokens, cache, chunks), model(tokens), rtol=0, atol=1e-4)
+    assert cache.slots == WINDOW
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("prompt", [1, WINDOW - 1, 3 * WINDOW])
+def test_an_expanded_cache_goes_on_in_every_row(prompt: int) -> None:
+    model, tokens = make_model(), torch.randint(61, (3, prompt + 2 * WINDOW))
+    tokens[:, :prompt] = tokens[:1, :prompt]
+    cache = KVCache(model.config, 1, slots=2)
+    model.hidden(tokens[:1, :prompt], cache)
+    cache.expand(3)
+    out = through_cache(model, tokens[:, prompt:], cache, [1])
+    torch.testing.assert_close(out, model(tokens)[:, prompt:], rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -6,14 +6,14 @@ import pytest
 import torch
 from references import cross_entropy_of_all_logits
 
-from yinggem.model import loss as module
+from yinggem.model.kernels import chunked_cross_entropy as kernel
 from yinggem.model.loss import next_token_loss
 
 
 @pytest.fixture(params=["one chunk", "several chunks"], autouse=True)
 def chunking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "several chunks":
-        monkeypatch.setattr(module, "CHUNK_ELEMENTS", 4 * 128)  # 4 rows of 97 padded ids
+        monkeypatch.setattr(kernel, "CHUNK_ELEMENTS", 4 * 128)  # 4 rows of 97 padded ids
 
 
 def inputs(bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:

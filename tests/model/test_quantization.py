@@ -26,7 +26,7 @@ from yinggem.inference.generation import generate
 from yinggem.inference.sampling import Sampling
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels import integer_matrix as quantized_matrix
-from yinggem.model.kernels.integer_matrix import has_int4_kernel, input_levels, quantized
+from yinggem.model.kernels.integer_matrix import has_int4_kernel, input_levels, quantize_int8
 from yinggem.model.kv_cache import KVCache
 from yinggem.model.quantization import Int4Embedding, Int4Linear, Int8Linear, quantization_of, quantize
 from yinggem.model.transformer import Transformer
@@ -56,7 +56,7 @@ def test_rounding_errs_by_half_a_step_at_most():
     torch.manual_seed(0)
     rows = [torch.randn(500) * 10.0**power for power in (-44, -40, -30, -3, 0, 3, 37)]
     weight = torch.stack([*rows, torch.zeros(500), torch.full((500,), -3e38)])
-    integers, scale = quantized(weight)
+    integers, scale = quantize_int8(weight)
     assert integers.dtype == torch.int8 and integers.shape == weight.shape and integers.min() >= -127
     exact = integers.double() * scale.double()[:, None]
     assert bool(((weight.double() - exact).abs() <= scale.double()[:, None] * 0.50001).all())

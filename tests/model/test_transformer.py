@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from transformers import MistralForCausalLM
 from transformers.models.mistral.configuration_mistral import MistralConfig
 
+from yinggem.common.errors import UserError
+from yinggem.model.activations import ACTIVATIONS
 from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
+from yinggem.model.norms import NORMS
 from yinggem.model.transformer import Transformer
 
 SHAPE: dict[str, Any] = {
@@ -134,6 +137,51 @@ def test_options_count_their_parameters_and_round_trip(tie: bool, bias: bool, qk
     other.load_state_dict(model.state_dict())
     tokens = torch.randint(61, (2, 12))
     assert other(tokens).equal(model(tokens))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_and_norms_count_their_parameters_and_flops(activation: str, norm: str, bias: bool) -> None:
+    model = make_model(activation=activation, norm=norm, bias=bias, qk_norm=True)
+    assert model.parameters_count == model.config.parameters == sum(x.numel() for x in model.state_dict().values())
+    matrices = [x for name, x in model.named_parameters() if x.ndim == 2 and not name.startswith("embedding")]
+    keys = sum(min(i, 8) for i in range(1, 13)) / 12
+    assert model.flops_per_token(12) == pytest.approx(6 * sum(x.numel() for x in matrices) + 12 * 3 * 32 * keys)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            assert parameter.unique().tolist() == [0.0 if name.endswith("bias") else 1.0], name
+    tokens = torch.randint(61, (2, 12))
+    before = model.loss(tokens, tokens)
+    before.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter -= 1e-3 * parameter.grad
+    assert model.loss(tokens, tokens) < before
+
+
+@torch.inference_mode()
+def test_logits_equal_llama_with_its_own_activation() -> None:
+    ours, tokens = make_model(activation="swiglu", attention_window=None), torch.randint(61, (2, 43))
+    theirs = make_mistral(ours)
+    theirs.config.hidden_act = "silu"
+    for layer in theirs.model.layers:
+        layer.mlp.act_fn = torch.nn.SiLU()
+    torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_configuration_without_the_settings_is_read_with_the_defaults() -> None:
+    values = make_model().config.to_dict()
+    del values["activation"], values["norm"]
+    assert ModelConfig.from_dict(values) == make_model().config
+
+
+@pytest.mark.parametrize("changes", [{"activation": "gelu"}, {"norm": "batch"}, {"norm": None}, {"activation": ["a"]}])
+def test_an_unknown_activation_or_norm_is_named(changes: dict[str, Any]) -> None:
+    name = next(iter(changes))
+    with pytest.raises(UserError, match=rf"model\.{name} must be \w+.* or \w+, not "):
+        make_model(**changes)
 
 
 def test_tied_head_follows_its_embedding() -> None:

@@ -11,7 +11,7 @@ from yinggem.callbacks.checkpoints import LastCheckpoint
 from yinggem.common.errors import UserError
 from yinggem.model.attention import attention
 from yinggem.model.config import ModelConfig
-from yinggem.model.layers import RMSNorm
+from yinggem.model.layers import Norm
 from yinggem.model.loss import next_token_loss
 from yinggem.model.rope import rotary_angles
 from yinggem.model.transformer import Transformer
@@ -104,7 +104,7 @@ def test_norm_softmax_loss_and_angles_are_computed_in_float32(autocast):
         expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt()
         for grad in (True, False):
             with torch.set_grad_enabled(grad):
-                torch.testing.assert_close(RMSNorm(size)(x).double(), expected, rtol=ULP, atol=0)
+                torch.testing.assert_close(Norm(size)(x).double(), expected, rtol=ULP, atol=0)
 
         scores = torch.randn(1, 1, 1, 16, dtype=torch.bfloat16)
         keys, values = torch.randn(2, 1, 1, size, 16, dtype=torch.bfloat16).unbind()

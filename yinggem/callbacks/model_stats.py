@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from yinggem.common.errors import UserError
-from yinggem.model.attention import band_mask
+from yinggem.model.masks import band_mask
 from yinggem.model.rope import rotary_angles
 from yinggem.model.transformer import Transformer
 from yinggem.training.module import LanguageModule

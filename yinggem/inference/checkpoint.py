@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
-from yinggem.model.kernels.huge_pages import zeros
+from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 from yinggem.model.quantization import is_usable, quantization_of, quantize, weights_in
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer, from_state_dict
@@ -99,17 +99,18 @@ def load_model(
         if kept_as:
             quantize(model, kept_as)
     _check_fit(path, weights, model, bool(kept_as))
-    own = {name: _own(tensor, device, dtype, bool(kept_as)) for name, tensor in weights.items()}
-    model.load_state_dict(own, assign=True)
+    copies = {name: _copy(tensor, device, dtype, bool(kept_as)) for name, tensor in weights.items()}
+    model.load_state_dict(copies, assign=True)
     if quantization:
         quantize(model, quantization)
     return model.eval(), tokenizer
 
 
-def _own(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None, quantized: bool) -> Tensor:
+def _copy(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None, quantized: bool) -> Tensor:
     """A copy to keep; `quantized` ones are not for training, and their scales stay exact."""
-    own = zeros(tensor.shape, tensor.dtype if quantized else dtype or tensor.dtype, device).copy_(tensor)
-    return own if quantized else nn.Parameter(own)
+    copy = zeros_in_huge_pages(tensor.shape, tensor.dtype if quantized else dtype or tensor.dtype, device)
+    copy.copy_(tensor)
+    return copy if quantized else nn.Parameter(copy)
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -6,18 +6,18 @@ least one token of every row. Their meaning and order are those of the logits pr
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
 from yinggem.common.errors import UserError
 from yinggem.inference.sampling import Sampling
+from yinggem.model.decoding import DecodingStep
 from yinggem.model.kv_cache import KVCache
-from yinggem.model.layers import decoding
 from yinggem.model.transformer import Transformer
 
 PREFILL = 2048  # prompt tokens per forward pass: bounds the memory that a long prompt takes
+SLOTS = 256  # positions that the cache has room for at first
 LEAST_TEMPERATURE = 1e-5  # below it the likeliest token is certain in float32
 
 
@@ -180,14 +180,14 @@ def generate(
         raise UserError("The prompt is empty; generation needs one token to start from.")
     generators = [Generator(prompt.device).manual_seed(seed) for seed in seeds]
     history = History(prompt, model.config.vocab_size, sampling)
-    cache, logits = _prefill(model, prompt, max_new_tokens)
-    with decoding(model, len(prompt)):
-        for step in range(max_new_tokens):
-            tokens = _choose(logits, sampling, history, generators)
-            yield tokens
-            if step + 1 < max_new_tokens:
-                history.add(tokens)
-                logits = model.head(model.hidden(tokens[:, None], cache))[:, 0].float()
+    cache, logits = _prefill(model, prompt)
+    step = DecodingStep(model, cache)
+    for number in range(max_new_tokens):
+        tokens = _choose(logits, sampling, history, generators)
+        yield tokens
+        if number + 1 < max_new_tokens:
+            history.add(tokens)
+            logits = step(tokens)
 
 
 def _choose(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
@@ -198,18 +198,14 @@ def _choose(logits: Tensor, sampling: Sampling, history: History, generators: Se
     return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
 
 
-def _prefill(model: Transformer, prompt: Tensor, more: int) -> tuple[KVCache, Tensor]:
+def _prefill(model: Transformer, prompt: Tensor) -> tuple[KVCache, Tensor]:
     """A cache that has seen `prompt` (B, T), and the logits (B, V) after it. Rows that are all the same run once."""
-    config, weight = model.config, model.norm.weight
-    if config.attention_window and config.attention_window >= prompt.size(1) + more:
-        config = replace(config, attention_window=None)  # never full: the cache grows only as far as it is needed
-    same = bool((prompt == prompt[:1]).all())
+    weight, same = model.norm.weight, bool((prompt == prompt[:1]).all())
     rows = prompt[:1] if same else prompt
-    cache = KVCache(config, len(rows), weight.device, weight.dtype)
+    # It grows as far as the text does: many end long before max_new_tokens, or before the window.
+    cache = KVCache(model.config, len(rows), weight.device, weight.dtype, slots=SLOTS)
     for part in rows.split(PREFILL, dim=1):
-        hidden = model.hidden(part, cache)
-    logits = model.head(hidden[:, -1:])[:, 0].float()
-    if same and len(prompt) > 1:
-        cache.keys, cache.values = (x.expand(-1, len(prompt), -1, -1, -1).clone() for x in (cache.keys, cache.values))
-        logits = logits.expand(len(prompt), -1)
-    return cache, logits
+        logits = model.next_logits(part, cache)
+    if same:
+        cache.expand(len(prompt))
+    return cache, logits.expand(len(prompt), -1)

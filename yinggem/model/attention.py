@@ -4,21 +4,15 @@ A query at position i sees the keys j with i - window < j <= i: `window` keys, i
 transformers). Queries stand at the END of the keys: query t of T has position S - T + t among S keys.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from yinggem.common.errors import UserError
+from yinggem.model.kernels.banded_attention import CHUNK, banded_attention
+from yinggem.model.kernels.flex_attention import flex_attention, supports
+from yinggem.model.masks import band_mask
 
 BACKENDS = ("auto", "sdpa", "banded", "flex")
-CHUNK = 128  # queries per step of "banded": each reads window + 127 keys, so a larger one wastes more on masked scores
-SCORES = 1 << 20  # of one step on the CPU: 4 MiB that stay in its cache between the products
 
 
 def attention(
@@ -40,12 +34,12 @@ def attention(
     if window == total and length in (1, total):  # plain causal: every kernel of torch knows it, flash included
         return _sdpa(query, key, value, None, dropout, is_causal=length > 1)
     if backend == "flex" or (backend == "auto" and query.is_cuda):
-        backend = "flex" if _flex_can(query, key, value, dropout) else "banded"
+        backend = "flex" if supports(query, key, value, dropout) else "banded"
     if backend == "flex":
-        return _flex(query, key, value, window)
+        return flex_attention(query, key, value, window)
     if backend == "sdpa" or (backend == "auto" and length <= CHUNK):
         return _sdpa(query, key, value, band_mask(length, total, window, query.device), dropout)
-    return _Banded.apply(query, key, value, window, dropout)
+    return banded_attention(query, key, value, window, dropout)
 
 
 def check_backend(backend: str) -> None:
@@ -54,126 +48,7 @@ def check_backend(backend: str) -> None:
         raise UserError(f"attention_backend={backend} is unknown; choose {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}.")
 
 
-def band_mask(length: int, total: int, window: int, device: torch.device | None = None) -> Tensor:
-    """(T, S) booleans: True where a query of the last `length` of `total` positions sees the key."""
-    queries = torch.arange(total - length, total, device=device)[:, None]
-    distance = queries - torch.arange(total, device=device)
-    return (distance >= 0) & (distance < window)
-
-
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, is_causal: bool = False) -> Tensor:
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=q.size(1) != k.size(1)
     )
-
-
-class _Banded(torch.autograd.Function):
-    """Chunks of queries, each against the keys that its window reaches: linear in T, forward and backward.
-
-    A chunk is a product, a softmax and another product; backward does the first two again rather than keep their
-    results. On the CPU that is faster than torch's flash kernel, which multiplies smaller blocks.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:
-        ctx.window, ctx.dropout, ctx.seed = window, dropout, int(torch.randint(1 << 62, ())) if dropout else 0
-        draw, scale = _noise(query.device, dropout, ctx.seed), query.size(-1) ** -0.5
-        out = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)  # (B, T, Hq, d) in memory
-        for queries, keys, bias in _parts(query, key, window):
-            k, v = key[keys].flatten(0, 1), value[keys].flatten(0, 1)  # (N, K, d)
-            q = query[queries].reshape(len(k), -1, k.size(-1))  # (N, G C, d): the G heads that share a key, in a row
-            weights = _weights(q * scale, k, bias).to(v.dtype)
-            noise = draw(weights)
-            part = torch.bmm(weights if noise is None else weights * noise, v)
-            out[queries] = part.view(out[queries].shape)
-            del weights  # here and below: the next part finds the same memory, still in the cache
-        ctx.save_for_backward(query, key, value, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out = ctx.saved_tensors
-        grad_query, grad_key, grad_value = query.new_empty(query.shape), *(x.new_zeros(x.shape) for x in (key, value))
-        draw, scale = _noise(query.device, ctx.dropout, ctx.seed), query.size(-1) ** -0.5
-        for queries, keys, bias in _parts(query, key, ctx.window):
-            k, v = key[keys].flatten(0, 1), value[keys].flatten(0, 1)
-            q, o, grad = (x[queries].reshape(len(k), -1, k.size(-1)) for x in (query, out, grad_out))
-            q = q * scale
-            weights = _weights(q, k, bias)
-            kept, slope = weights.to(v.dtype), torch.bmm(grad, v.mT)
-            noise = draw(kept)
-            if noise is not None:
-                kept, slope = kept * noise, slope * noise
-            grad_value[keys] += torch.bmm(kept.mT, grad).view(grad_value[keys].shape)
-            mean = (grad * o).sum(-1, keepdim=True, dtype=weights.dtype)  # of the slopes, weighted: FlashAttention's D
-            slope = slope.to(weights.dtype).sub_(mean).mul_(weights).to(v.dtype)
-            grad_key[keys] += torch.bmm(slope.mT, q).view(grad_key[keys].shape)
-            grad_query[queries] = torch.bmm(slope, k).mul_(scale).view(grad_query[queries].shape)
-            del weights, kept, slope
-        return grad_query, grad_key, grad_value, None, None
-
-
-Slices = tuple[slice, slice, slice]
-
-
-def _parts(query: Tensor, key: Tensor, window: int) -> Iterator[tuple[Slices, Slices, Tensor]]:
-    """Where the queries and the keys of each part are, and what is added to their scores (1, G C, K): 0 or -inf."""
-    (batch, heads, length, _), (_, kv_heads, total, _) = query.shape, key.shape
-    reach, history = window - 1 + CHUNK, total - length
-    hidden = ~band_mask(CHUNK, reach, window, query.device)
-    bias = query.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-    entries = max(1, SCORES // (heads * CHUNK * reach)) if query.device.type == "cpu" else batch
-    for start in range(0, length, CHUNK):
-        rows = slice(start, min(start + CHUNK, length))
-        seen = slice(max(0, history + start - window + 1), history + rows.stop)
-        count, last = rows.stop - start, window - 1 + rows.stop - start
-        part = bias[:count, last - (seen.stop - seen.start) : last].repeat(heads // kv_heads, 1)[None]
-        for first in range(0, batch, entries):
-            some = slice(first, first + entries)
-            yield (some, slice(None), rows), (some, slice(None), seen), part
-
-
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """The softmax of the scores, float32 or wider."""
-    scores = torch.bmm(q, k.mT)
-    for edge in (slice(None, CHUNK), slice(-CHUNK, None)):  # between them every query sees every key
-        scores[..., edge] += bias[..., edge]
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return torch.softmax(scores, -1, out=scores)  # in place: a new 4 MiB would push the old out of the cache
-
-
-def _noise(device: torch.device, dropout: float, seed: int) -> Callable[[Tensor], Tensor | None]:
-    """Draws factors 0 and 1 / (1 - dropout): the same ones in backward as in forward, for both begin with `seed`."""
-    if not dropout:
-        return lambda weights: None
-    generator = torch.Generator(device).manual_seed(seed)
-    return lambda weights: torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
-
-
-def _flex_can(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """FlexAttention has no dropout, and on the CPU no backward pass: "banded" means the same and does the rest."""
-    return not dropout and (query.is_cuda or not any(x.requires_grad for x in (query, key, value)))
-
-
-def _flex(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
-    mask = _block_mask(query.size(2), key.size(2), window, str(query.device))
-    grouped = query.size(1) != key.size(1)
-    if query.is_cuda:
-        return _compiled_flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
-    with warnings.catch_warnings():  # uncompiled it holds every score at once, and says so; here it is for comparison
-        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        return flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)
-
-
-@lru_cache(maxsize=64)
-def _block_mask(length: int, total: int, window: int, device: str) -> BlockMask:
-    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = query + (total - length) - key
-        return (distance >= 0) & (distance < window)
-
-    return create_block_mask(sees, None, None, length, total, device=device)
-
-
-@lru_cache(maxsize=1)
-def _compiled_flex() -> Any:
-    return torch.compile(flex_attention)

@@ -1,13 +1,18 @@
-"""What the network is: one frozen, validated dataclass, standard library only."""
+"""What the network is: one frozen, validated dataclass, which needs the standard library only."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from yinggem.common.checks import check_number, check_whole_number
 from yinggem.common.errors import UserError
+from yinggem.model.activations import ACTIVATIONS
+from yinggem.model.norms import NORMS
 
 # Far above anything this framework is for. A hostile or mistyped file must not be able to ask for terabytes.
 MAX_SIZE = 1 << 20
 MAX_LAYERS = 1024
+MAX_WINDOW = 1 << 30
 MAX_PARAMETERS = 1 << 40
 
 QUANTIZATIONS = ("int8", "int4")  # how weights can be kept, beside floats
@@ -18,7 +23,8 @@ class ModelConfig:
     """The architecture of a `Transformer`, and nothing about how it is trained or run.
 
     Defaults are YingGem-T1. `num_key_value_heads=None` means as many as query heads; `attention_window=None`
-    means full causal attention. Dropout rates are probabilities.
+    means full causal attention. Dropout rates are probabilities. `activation` and `norm` are names in
+    `yinggem.model.activations.ACTIVATIONS` and `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm.
 
     Raises:
         UserError: a value has the wrong type or is out of range; the sentence names it and the remedy.
@@ -39,25 +45,38 @@ class ModelConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
+    activation: str = "geglu"
+    norm: str = "rms"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
-            _check_integer(name, getattr(self, name), 1, MAX_SIZE)
-        _check_integer("num_hidden_layers", self.num_hidden_layers, 1, MAX_LAYERS)
-        _check_integer("num_attention_heads", self.num_attention_heads, 1, self.hidden_size)
-        if self.num_key_value_heads is not None:
-            _check_integer("num_key_value_heads", self.num_key_value_heads, 1, self.num_attention_heads)
-        if self.attention_window is not None:
-            _check_integer("attention_window", self.attention_window, 1, 1 << 30)
+            self._check_whole(name, 1, MAX_SIZE)
+        self._check_whole("num_hidden_layers", 1, MAX_LAYERS)
+        self._check_whole("num_attention_heads", 1, self.hidden_size)
+        self._check_whole("num_key_value_heads", 1, self.num_attention_heads, optional=True)
+        self._check_whole("attention_window", 1, MAX_WINDOW, optional=True)
         for name in ("dropout", "attention_dropout"):
-            _check_number(name, getattr(self, name), 0.0, 1.0, upper_included=False)
-        _check_number("rope_theta", self.rope_theta, 1.0, 1e12)
-        _check_number("rms_norm_eps", self.rms_norm_eps, 0.0, 1.0)
-        _check_number("initializer_range", self.initializer_range, 0.0, 10.0)
+            self._check_number(name, 0.0, 1.0, excluded="high")
+        self._check_number("rope_theta", 1.0, 1e12)
+        self._check_number("rms_norm_eps", 0.0, 1.0)
+        self._check_number("initializer_range", 0.0, 10.0)
         for name in ("bias", "qk_norm", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"model.{name} must be true or false, not {getattr(self, name)!r}.")
+        self._check_name("activation", ACTIVATIONS)
+        self._check_name("norm", NORMS)
         self._check_heads()
+
+    def _check_whole(self, name: str, low: int, high: int, optional: bool = False) -> None:
+        check_whole_number(f"model.{name}", getattr(self, name), low, high, optional)
+
+    def _check_number(self, name: str, low: float, high: float, excluded: str = "") -> None:
+        check_number(f"model.{name}", getattr(self, name), low, high, excluded)
+
+    def _check_name(self, name: str, known: Mapping[str, Any]) -> None:
+        value, (*names, last) = getattr(self, name), known
+        if not isinstance(value, str) or value not in known:
+            raise UserError(f"model.{name} must be {', '.join(names)} or {last}, not {str(value)[:80]!r}.")
 
     def _check_heads(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -94,10 +113,11 @@ class ModelConfig:
         hidden, inner, bias = self.hidden_size, self.intermediate_size, int(self.bias)
         query, key = hidden, self.key_value_heads * self.head_size
         attention = (hidden + bias) * (query + 2 * key) + (query + bias) * hidden
-        mlp = (hidden + bias) * 2 * inner + (inner + bias) * hidden
-        norms = 2 * hidden + (2 * self.head_size if self.qk_norm else 0)
+        mlp = (hidden + bias) * (2 if ACTIVATIONS[self.activation].gated else 1) * inner + (inner + bias) * hidden
+        vectors = 1 + int(self.bias and NORMS[self.norm].has_bias)  # of a norm: its weight and perhaps a bias
+        norms = vectors * (2 * hidden + (2 * self.head_size if self.qk_norm else 0))
         head = bias * self.vocab_size + (0 if self.tie_word_embeddings else hidden * self.vocab_size)
-        return self.vocab_size * hidden + self.num_hidden_layers * (attention + mlp + norms) + hidden + head
+        return self.vocab_size * hidden + self.num_hidden_layers * (attention + mlp + norms) + vectors * hidden + head
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -113,15 +133,3 @@ class ModelConfig:
         if unknown or "vocab_size" not in values:
             raise UserError(f"model_config does not fit this version: {', '.join(unknown) or 'vocab_size is missing'}.")
         return cls(**values)
-
-
-def _check_integer(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"model.{name} must be a whole number from {low} to {high}, not {value!r}.")
-
-
-def _check_number(name: str, value: Any, low: float, high: float, upper_included: bool = True) -> None:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not (low <= value < high or (upper_included and value == high)):
-        bounds = f"from {low:g} to {'' if upper_included else 'below '}{high:g}"
-        raise UserError(f"model.{name} must be a number {bounds}, not {value!r}.")

@@ -1,22 +1,21 @@
-"""The rolling key/value cache: exactly `attention_window` slots per layer, whatever the length of the text."""
+"""The rolling key/value cache: at most `attention_window` slots per layer, whatever the length of the text."""
 
 import torch
 from torch import Tensor
 
-from yinggem.common.errors import UserError
 from yinggem.model.config import ModelConfig
-from yinggem.model.kernels.huge_pages import zeros
+from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 
 
 class KVCache:
-    """Rotated keys and values of the last `attention_window` positions of every layer, in static ring buffers.
+    """Rotated keys and values of the last `attention_window` positions of every layer, in ring buffers.
 
     The key of position p stands in slot p % slots. `length` counts the positions seen so far, which is also the
-    absolute position of the next token. Without a window the buffers hold `max_length` positions when that is
-    given and double when full when it is not.
+    absolute position of the next token. Buffers that are full double, up to the window; from there on they are static
+    and the newest position takes the slot of the oldest.
 
-    Raises:
-        UserError: more positions than `max_length` were asked of a model without a window.
+    Args:
+        slots: positions to make room for at first; by default the window, or 256 without one.
     """
 
     def __init__(
@@ -25,12 +24,13 @@ class KVCache:
         batch_size: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        max_length: int | None = None,
+        slots: int | None = None,
     ) -> None:
-        self.window, self.max_length, self.length = config.attention_window, max_length, 0
-        slots = self.window or max_length or 256
+        self.window, self.length = config.attention_window, 0
+        slots = slots or self.window or 256
+        slots = min(slots, self.window or slots)
         shape = (config.num_hidden_layers, batch_size, config.key_value_heads, slots, config.head_size)
-        self.keys, self.values = zeros(shape, dtype, device), zeros(shape, dtype, device)
+        self.keys, self.values = (zeros_in_huge_pages(shape, dtype, device) for _ in range(2))
         self._step: list[tuple[Tensor, ...]] = []  # of each layer, for one token: its slot's, then all visible k and v
 
     @property
@@ -45,20 +45,29 @@ class KVCache:
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more positions; called once per forward pass, before the layers."""
         needed = self.length + tokens
-        if not self.window and needed > self.slots:
-            self._grow(needed)
+        if needed > self.slots and self.slots != self.window:
+            slots = 1 << (needed - 1).bit_length()
+            self._move(self.keys.size(1), min(slots, self.window or slots))
         if tokens == 1:  # here for all layers at once: in every layer it would show
             slot, filled, buffers = self.length % self.slots, min(needed, self.slots), (self.keys, self.values)
             views = [x.narrow(3, slot, 1) for x in buffers] + [x.narrow(3, 0, filled) for x in buffers]
             self._step = list(zip(*(view.unbind() for view in views), strict=True))
 
-    def _grow(self, needed: int) -> None:
-        if self.max_length:
-            raise UserError(f"The key/value cache holds max_length={self.max_length} positions; {needed} were asked.")
-        extra = (1 << (needed - 1).bit_length()) - self.slots
+    def expand(self, rows: int) -> None:
+        """Continue the one text that was seen in `rows` rows, each with a copy of it."""
+        if rows != self.keys.size(1):
+            self._move(rows, self.slots)
+
+    def _move(self, rows: int, slots: int) -> None:
+        """To new buffers of at least as many slots. Nothing has wrapped round where they grow, so slots stay."""
+        layers, _, heads, held, size = self.keys.shape
+        old = self.keys, self.values
         self.keys, self.values = (
-            torch.cat((x, x.new_zeros(*x.shape[:3], extra, x.size(4))), dim=3) for x in (self.keys, self.values)
+            zeros_in_huge_pages((layers, rows, heads, slots, size), x.dtype, x.device) for x in old
         )
+        if self.length:
+            for new, x in zip((self.keys, self.values), old, strict=True):
+                new[:, :, :, :held] = x
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Add the keys and values (B, Hkv, T, d) of the next T positions; return all that these positions may see.

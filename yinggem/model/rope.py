@@ -1,9 +1,9 @@
 """Rotary position embedding: angles from absolute positions, and turning query and key by them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from yinggem.model.kernels.rotation import turn
 
 
 def rotary_angles(start: int, length: int, head_size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -25,23 +25,4 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x (B, T, H, d) in any float dtype; cos and sin as `rotary_angles` gives them. The product is float32, the result
     x's dtype.
     """
-    return _Rotation.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
-
-
-class _Rotation(torch.autograd.Function):
-    """Keeps the angles alone: the gradient is turned back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin), None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    wide = x.float()
-    return torch.addcmul(wide * cos, wide.roll(x.size(-1) // 2, dims=-1), sin).to(x.dtype)
+    return turn(x, cos, sin)

@@ -8,11 +8,16 @@ from torch import Tensor, nn
 from yinggem.model.attention import attention, check_backend
 from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
-from yinggem.model.layers import GeGLU, Linear, RMSNorm, TiedHead
+from yinggem.model.layers import MLP, Linear, Norm, TiedHead
 from yinggem.model.loss import next_token_loss
 from yinggem.model.rope import rotary_angles, rotate
 
 Angles = tuple[Tensor, Tensor]
+
+
+def make_norm(config: ModelConfig, size: int) -> Norm:
+    """The normalisation of vectors of `size` numbers that the configuration names."""
+    return Norm(size, config.norm, config.rms_norm_eps, config.bias)
 
 
 class Attention(nn.Module):
@@ -28,7 +33,7 @@ class Attention(nn.Module):
         self.output = Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
-            self.query_norm, self.key_norm = (RMSNorm(self.size, config.rms_norm_eps) for _ in range(2))
+            self.query_norm, self.key_norm = (make_norm(config, self.size) for _ in range(2))
 
     def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -54,14 +59,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then GeGLU."""
+    """Pre-norm residual block: attention, then the feed-forward layer."""
 
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention_norm = make_norm(config, config.hidden_size)
         self.attention = Attention(config, backend)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = GeGLU(config.hidden_size, config.intermediate_size, config.bias)
+        self.mlp_norm = make_norm(config, config.hidden_size)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.bias, config.activation)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
@@ -88,7 +93,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.blocks = nn.ModuleList(Block(config, attention_backend) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = make_norm(config, config.hidden_size)
         self.head: Linear | TiedHead
         if config.tie_word_embeddings:
             self.head = TiedHead(self.embedding, config.bias)
@@ -127,6 +132,10 @@ class Transformer(nn.Module):
             cache.advance(length)
         return self.norm(x)
 
+    def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, V), float32, of the token that follows `tokens` (B, T), which continue the text in the cache."""
+        return self.head(self.hidden(tokens, cache)[:, -1:])[:, 0].float()
+
     def compile_blocks(self) -> None:
         """torch.compile every block in place: the state dict keeps its names.
 
@@ -162,10 +171,10 @@ class Transformer(nn.Module):
         """Normal weights, the residual branches' last layers shrunk by sqrt(2 * layers) as GPT-2; biases 0, norms 1."""
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
-            if "norm" in name:
-                nn.init.ones_(parameter)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):  # those of norms too
                 nn.init.zeros_(parameter)
+            elif "norm" in name:
+                nn.init.ones_(parameter)
             else:
                 residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
                 shrink = math.sqrt(2 * self.config.num_hidden_layers) if residual else 1.0

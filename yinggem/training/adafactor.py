@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yinggem.model.kernels.matmul import is_plain
+from yinggem.model.kernels.matmul import is_cpu_float32
 
 LARGE = 1 << 19  # elements of a matrix that are worth it
 BLOCK = 1 << 18  # elements that are worked on at a time: with their gradient they stay in the cache
@@ -62,7 +62,7 @@ class Adafactor(torch.optim.Adafactor):
 
 
 def _is_large(p: Tensor) -> bool:
-    plain = p.grad is not None and is_plain(p) and is_plain(p.grad)
+    plain = p.grad is not None and is_cpu_float32(p) and is_cpu_float32(p.grad)
     return plain and p.ndim == 2 and p.numel() > LARGE and p.is_contiguous()
 
 

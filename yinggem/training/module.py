@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import PREFIX, metadata
 from yinggem.inference.evaluation import Evaluation, evaluate_batch
+from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.datamodule import Batch
@@ -218,7 +219,7 @@ class LanguageModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to continue with another vocabulary: the ids would mean other text."""
         saved = checkpoint["yinggem"]
-        if saved["model_config"] != self.model.config.to_dict():
+        if ModelConfig.from_dict(saved["model_config"]) != self.model.config:  # settings it lacks have their defaults
             raise UserError("The checkpoint holds another model than the configuration; drop the model.* overrides.")
         if saved["tokenizer"] != self.tokenizer.state_dict():
             raise UserError(

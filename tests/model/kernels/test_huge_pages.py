@@ -7,7 +7,7 @@ import torch
 
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.model.config import ModelConfig
-from yinggem.model.kernels.huge_pages import HUGE_PAGE, zeros
+from yinggem.model.kernels.huge_pages import HUGE_PAGE, zeros_in_huge_pages
 from yinggem.model.kv_cache import KVCache
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
@@ -31,14 +31,14 @@ def asks_for_huge_pages(tensor: torch.Tensor) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("shape", [(), (0, 3), (3, 5), (2, 1 << 20, 3)])
 def test_zeros_are_tensors_like_any_other(shape, dtype):
-    made, other = zeros(shape, dtype), zeros(shape, dtype)
+    made, other = zeros_in_huge_pages(shape, dtype), zeros_in_huge_pages(shape, dtype)
     assert torch.equal(made, torch.zeros(shape, dtype=dtype)) and made.is_contiguous() and made.dtype == dtype
     made.add_(1)
     assert not other.any() and torch.equal(made, torch.ones(shape, dtype=dtype))
 
 
 def test_more_than_there_is_fails_as_in_torch():
-    for make in (torch.zeros, zeros):
+    for make in (torch.zeros, zeros_in_huge_pages):
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             make((10**6, 10**9), dtype=torch.float32)
 

@@ -32,8 +32,8 @@ def test_it_is_the_linear_map_whatever_the_kernel(shape, out, bias):
 def test_a_prepared_product_is_the_linear_map_for_any_number_of_rows(out, rows, bias, of_intel):
     torch.manual_seed(0)
     weight, b = torch.randn(out, 288), torch.randn(out) if bias else None
-    product = products.prepare(weight, b, rows) or (lambda x: F.linear(x, weight, b))
-    assert out < 512 or products.prepare(weight, b, rows)
+    product = products.prepare_linear(weight, b, rows) or (lambda x: F.linear(x, weight, b))
+    assert out < 512 or products.prepare_linear(weight, b, rows)
     for shape in ((rows, 1, 288), (1, 288), (288,), (2, 7, 288)):
         x = torch.randn(shape)
         torch.testing.assert_close(product(x), F.linear(x, weight, b), atol=1e-4, rtol=1e-5)
@@ -41,12 +41,12 @@ def test_a_prepared_product_is_the_linear_map_for_any_number_of_rows(out, rows, 
 
 def test_what_torch_multiplies_best_is_not_prepared():
     weight = torch.randn(512, 512)
-    assert products.prepare(weight[:8], None, 1) is None
-    assert products.prepare(weight.bfloat16(), None, 1) is None
-    assert products.prepare(weight.double(), None, 8) is None
-    assert products.prepare(weight.to("meta"), None, 1) is None
+    assert products.prepare_linear(weight[:8], None, 1) is None
+    assert products.prepare_linear(weight.bfloat16(), None, 1) is None
+    assert products.prepare_linear(weight.double(), None, 8) is None
+    assert products.prepare_linear(weight.to("meta"), None, 1) is None
     with torch.autocast("cpu", torch.bfloat16):
-        assert products.prepare(weight, None, 1) is None
+        assert products.prepare_linear(weight, None, 1) is None
 
 
 @pytest.mark.parametrize("bias", [True, False])

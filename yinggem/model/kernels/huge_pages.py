@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
-def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+def zeros_in_huge_pages(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     """torch.zeros; on a CPU under Linux large ones lie in huge pages, for what is read again and again.
 
     A processor finds them with less waiting (docs/performance.md). They are not for what training allocates and frees:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yinggem.model.kernels.matmul import linear
 
-MOST, MOST4 = 127, 15  # the largest integers of 8 bits and of 4
+INT8_MAX, INT4_MAX = 127, 15  # the largest integers of 8 bits and of 4
 GROUP = 32  # columns of a row that share a scale in 4 bits
 ROWS = 256  # quantized at once: the temporary fits the cache
 PADDED = 32  # torch's kernel for 4 bits takes so many rows at a time
@@ -45,7 +45,7 @@ class QuantizedMatrix(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        for name, tensor in self._rounded(weight).items():
+        for name, tensor in self._round(weight).items():
             self.register_buffer(name, tensor)
         self._packed: tuple[Tensor | None, Any] = (None, None)
 
@@ -65,7 +65,7 @@ class QuantizedMatrix(nn.Module):
         out = self._multiply(x.reshape(-1, x.size(-1)), bias)
         return out.view(*x.shape[:-1], out.size(-1))
 
-    def _rounded(self, weight: Tensor) -> dict[str, Tensor]:
+    def _round(self, weight: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def _suits_kernel(self, x: Tensor) -> bool:
@@ -94,8 +94,8 @@ class Int8Matrix(QuantizedMatrix):
     integers: Tensor  # (N, K) int8
     scale: Tensor  # (N,) float32
 
-    def _rounded(self, weight: Tensor) -> dict[str, Tensor]:
-        return dict(zip(("integers", "scale"), quantized(weight), strict=True))
+    def _round(self, weight: Tensor) -> dict[str, Tensor]:
+        return dict(zip(("integers", "scale"), quantize_int8(weight), strict=True))
 
     def look_up(self, rows: Tensor | slice) -> Tensor:
         """Row numbers (...) -> those rows (..., K) float32."""
@@ -139,12 +139,12 @@ class Int4Matrix(QuantizedMatrix):
     scale: Tensor  # (N, K / 32) bfloat16
     zero: Tensor  # (N, K / 32) bfloat16
 
-    def _rounded(self, weight: Tensor) -> dict[str, Tensor]:
-        return dict(zip(("nibbles", "scale", "zero"), quantized4(weight), strict=True))
+    def _round(self, weight: Tensor) -> dict[str, Tensor]:
+        return dict(zip(("nibbles", "scale", "zero"), quantize_int4(weight), strict=True))
 
     def look_up(self, rows: Tensor | slice) -> Tensor:
         """Row numbers (...) -> those rows (..., K) float32."""
-        groups = (_integers(self.nibbles[rows]).float() - 8).unflatten(-1, (-1, GROUP))
+        groups = (_unpack_nibbles(self.nibbles[rows]).float() - 8).unflatten(-1, (-1, GROUP))
         scale, zero = (shared[rows].float()[..., None] for shared in (self.scale, self.zero))
         return torch.addcmul(zero, groups, scale).flatten(-2)
 
@@ -159,25 +159,26 @@ class Int4Matrix(QuantizedMatrix):
 
     def _pack(self, integers: Tensor) -> tuple[Tensor, Tensor]:
         more = -len(integers) % PADDED
-        columns = F.pad(_integers(integers).int(), (0, 0, 0, more))
+        columns = F.pad(_unpack_nibbles(integers).int(), (0, 0, 0, more))
         scale_and_zero = F.pad(torch.stack((self.scale, self.zero), dim=-1), (0, 0, 0, 0, 0, more))
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(columns, 1)
         return packed, scale_and_zero.transpose(0, 1).contiguous()  # (K / 32, N, 2)
 
 
-def quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(N, K) floats -> (N, K) int8 and (N,) float32 scales; |weight - integer * scale| <= scale / 2."""
     if weight.is_meta:  # shapes alone: arithmetic on "meta" imports a compiler for a second
         return torch.empty_like(weight, dtype=torch.int8), weight.new_empty(len(weight), dtype=torch.float32)
     weight = weight.detach().float()
-    scale = (torch.maximum(-weight.amin(1), weight.amax(1)) / MOST).clamp_(min=TINY)  # aminmax takes six times as long
+    largest = torch.maximum(-weight.amin(1), weight.amax(1))  # aminmax takes six times as long
+    scale = (largest / INT8_MAX).clamp_(min=TINY)
     integers = torch.empty_like(weight, dtype=torch.int8)
     for into, part, by in zip(integers.split(ROWS), weight.split(ROWS), scale.split(ROWS), strict=True):
         into.copy_((part / by[:, None]).round_())
     return integers, scale
 
 
-def quantized4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, K) floats -> nibbles (N, K / 2) uint8, scale and zero (N, K / 32) bfloat16, as `Int4Matrix` keeps them.
 
     The integers are chosen for the scale and the zero as bfloat16 rounds them, so that this adds no error of its own
@@ -192,14 +193,14 @@ def quantized4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for part, into, by, middle in parts:
         groups = part.float().unflatten(1, (-1, GROUP))
         low, high = groups.amin(-1), groups.amax(-1)
-        by.copy_((high / MOST4 - low / MOST4).clamp_(TINY, HUGE))
+        by.copy_((high / INT4_MAX - low / INT4_MAX).clamp_(TINY, HUGE))
         middle.copy_((low + 8 * by.float()).clamp_(-FAR, FAR))
-        integers = ((groups - middle.float()[..., None]) / by.float()[..., None]).round_().add_(8).clamp_(0, MOST4)
+        integers = ((groups - middle.float()[..., None]) / by.float()[..., None]).round_().add_(8).clamp_(0, INT4_MAX)
         pairs = integers.flatten(1).to(torch.uint8)
         into.copy_(pairs[:, ::2] | pairs[:, 1::2] << 4)
     return nibbles, scale, zero
 
 
-def _integers(nibbles: Tensor) -> Tensor:
+def _unpack_nibbles(nibbles: Tensor) -> Tensor:
     """(..., K / 2) bytes -> (..., K) uint8, 0 ... 15."""
     return torch.stack((nibbles & 15, nibbles >> 4), dim=-1).flatten(-2)

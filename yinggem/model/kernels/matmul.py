@@ -1,11 +1,12 @@
 """x @ weight.T by the fastest float32 kernel that torch has on the CPU for the number of rows.
 
-`linear` is for many rows, `prepare` for a decoding step: the same few rows' product again and again. F.linear asks MKL,
-which knows the processors of its maker: on others it multiplies many rows up to a tenth slower than oneDNN, and one or
-two in two to six times what memory takes to be read. On Intel's it is as fast as memory at up to three rows, and a
-tenth to a quarter faster than oneDNN at the gradients (benchmarks/products.py). The choice depends on the machine's
-maker and the shape, never on a clock, so that a run has the same bits every time. Other devices and dtypes, autocast
-and torch.compile go through F.linear.
+`linear` is for many rows, `prepare_linear` for decoding: products of few rows with the same matrix again and again.
+
+F.linear asks MKL, which is made for Intel's processors. On others it multiplies many rows up to a tenth slower than
+oneDNN, and one or two rows in two to six times the time that reading the matrix takes. On Intel's it is as fast as
+memory at up to three rows, and a tenth to a quarter faster than oneDNN at the gradients (benchmarks/products.py). The
+choice depends on the maker of the processor and the shape, never on a clock, so that a run has the same bits every
+time. Other devices and dtypes, autocast and torch.compile go through F.linear.
 """
 
 import functools
@@ -21,7 +22,7 @@ SMALL_MATRIX = 1 << 16  # weights below which a decoding step is fastest by F.li
 READING_ROWS = 2  # up to here a product is as fast as its matrix is read, and beyond bound by the arithmetic
 MKL_READING_ROWS = 3  # the same for MKL where it is at home
 
-Product = Callable[[Tensor], Tensor]
+PreparedLinear = Callable[[Tensor], Tensor]
 
 
 @functools.cache
@@ -38,43 +39,41 @@ def prefers_mkl() -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., in), (out, in), (out,) -> (..., out), differentiable once."""
-    if not is_plain(x) or not is_plain(weight) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if not _suits_onednn(x, weight) or torch.is_autocast_enabled("cpu") or x.numel() * len(weight) < SMALL:
         return F.linear(x, weight, bias)
-    if not has_onednn() or x.numel() * len(weight) < SMALL:
-        return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else onednn(x, weight, bias)
+    return _OneDNNLinear.apply(x, weight, bias) if torch.is_grad_enabled() else onednn_linear(x, weight, bias)
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_without_grad(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As `linear` for many rows, without gradients and without autocast."""
-    return onednn(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
+    return onednn_linear(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
 
 
-def multiply_back(grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of x in x @ weight.T: (..., out), (out, in) -> grad @ weight (..., in); as `multiply` otherwise."""
-    return onednn(grad, weight.t()) if _suits_onednn(grad, weight) and not prefers_mkl() else grad @ weight
+def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of x in x @ weight.T: (..., out), (out, in) -> grad @ weight (..., in), without one of its own."""
+    return onednn_linear(grad, weight.t()) if _suits_onednn(grad, weight) and not prefers_mkl() else grad @ weight
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    return has_onednn() and is_plain(x) and is_plain(weight) and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and has_onednn() and is_cpu_float32(x) and is_cpu_float32(weight)
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Not a shard of a distributed tensor, nor anything else that redefines what an operator does."""
+def is_cpu_float32(tensor: Tensor) -> bool:
+    """Whether oneDNN can take it: a float32 tensor of the CPU, and no subclass (a distributed shard)."""
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and type(tensor) in (Tensor, nn.Parameter)
 
 
-def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias; `weight` may be transposed in memory."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def prepare(weight: Tensor, bias: Tensor | None, rows: int) -> Product | None:
+def prepare_linear(weight: Tensor, bias: Tensor | None, rows: int) -> PreparedLinear | None:
     """What maps x (..., in) of `rows` rows in all to (..., out) fastest; None where `linear` does.
 
     It holds views of the weight, or a copy laid out for oneDNN, so it is for as long as the weight does not change.
     """
-    if not is_plain(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
+    if not is_cpu_float32(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
         return None
     if prefers_mkl() and rows <= MKL_READING_ROWS:
         return functools.partial(F.linear, weight=weight, bias=bias)
@@ -83,10 +82,10 @@ def prepare(weight: Tensor, bias: Tensor | None, rows: int) -> Product | None:
     if not has_onednn():
         return None
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-    return lambda x: onednn(x, packed, bias)
+    return lambda x: onednn_linear(x, packed, bias)
 
 
-def _shared_out(weight: Tensor, bias: Tensor | None) -> Product:
+def _shared_out(weight: Tensor, bias: Tensor | None) -> PreparedLinear:
     """The rows of the weight shared out among the threads: parts (threads, out / threads, in) @ x (in, rows).
 
     MKL multiplies a matrix and one or two vectors on one thread; a batch of matrices it spreads over all of them.
@@ -109,13 +108,13 @@ def _shared_out(weight: Tensor, bias: Tensor | None) -> Product:
     return product
 
 
-class _Linear(torch.autograd.Function):
-    """The product by oneDNN; the weight's gradient by MKL, which is as fast at that one everywhere."""
+class _OneDNNLinear(torch.autograd.Function):
+    """A function of its own, because oneDNN's operator has no gradient. The weight's is MKL's, as fast everywhere."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return onednn(x, weight, bias)
+        return onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -124,7 +123,7 @@ class _Linear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows = grad.flatten(0, -2)
         return (
-            multiply_back(grad, weight) if needs_x else None,
+            input_gradient(grad, weight) if needs_x else None,
             rows.t() @ x.flatten(0, -2) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
