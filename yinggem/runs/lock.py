@@ -28,14 +28,16 @@ def only_writer(run: Path, wait: bool = False) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else PATIENCE)
+        _keep_from_children(lock)
+        taken = False
     except Timeout:
+        taken = True
+    except (OSError, NotImplementedError):  # a file system without locks: the user's own care must do
+        taken = False
+    if taken:
         raise UserError(
             f"Another process is writing to {run}; wait until it ends, or start a run of its own without ckpt_path."
-        ) from None
-    except (OSError, NotImplementedError):  # a file system without locks: the user's own care must do
-        yield
-        return
-    _keep_from_children(lock)
+        )
     try:
         yield
     finally:

@@ -126,7 +126,7 @@ def continued_config(
     unknown = [word for word in single if word[0] not in "+~" and not _has(config, name_of(word))]
     today = compose(run.overrides) if unknown else {}
     later = {word: f"++{word}" for word in unknown if _has(today, name_of(word))}
-    fitting = (later.get(word) or _fitting(word, config) for word in single)
+    fitting = (later.get(word) or _fitting(word, config, run.overrides) for word in single)
     return config, [word for word in fitting if word]
 
 
@@ -149,11 +149,11 @@ def merge_difference(config: dict[str, Any], before: dict[str, Any], after: dict
     return merged
 
 
-def _fitting(word: str, config: dict[str, Any]) -> str:
+def _fitting(word: str, config: dict[str, Any], earlier: list[str]) -> str:
     """A single setting in the grammar that fits what is recorded: it may have been added or left out already."""
     present = _has(config, name_of(word))
     if word.startswith("~"):
-        return word if present else ""
+        return "" if word in earlier and not present else word
     return f"+{word}" if word.startswith("+") and not word.startswith("++") and present else word
 
 
