@@ -57,21 +57,21 @@ def begin(
     folder: Path,
     config: Any,
     start: int,
-    record: Callable[[], None] | None = None,
+    confirm: Callable[[], None],
 ) -> None:
-    """Say what is about to happen; once training is sure to start, record it and let the loggers go on from `start`."""
+    """Say what is about to happen; once training is sure to start, confirm it and let the loggers go on."""
     keep_freed_memory()
 
-    def confirm() -> None:
-        if record and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            record()
+    def start_writing() -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            confirm()
         for logger in trainer.loggers:
             if start > 0 and hasattr(logger, "resume_at"):
                 logger.resume_at(start)
             if not isinstance(logger, TensorBoard):  # whose table wants the result in the same entry
                 logger.log_hyperparams(hyperparameters(config, folder))
 
-    trainer.callbacks.insert(0, OnTrainStart(confirm))  # type: ignore[attr-defined]
+    trainer.callbacks.insert(0, OnTrainStart(start_writing))  # type: ignore[attr-defined]
     if not trainer.is_global_zero or data.split is None:
         return
     count, model = module.model.parameters_count, module.model.config

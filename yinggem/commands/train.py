@@ -5,7 +5,7 @@ The steps: compose the configuration, build, fit, evaluate, sample.
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,6 +91,7 @@ class TrainCommand:
         self.resumption: Resumption | None = None
         self.sweep: Path | None = None  # the folder of many jobs
         self.folder: Path | None = None  # of the run, or of the job that runs now
+        self.training = False  # whether its training has begun: from then on a run writes, and can be continued
 
     def __reduce__(self) -> Any:
         """In the process of a launcher, a job begins anew."""
@@ -108,7 +109,8 @@ class TrainCommand:
         except (Exception, Failed) as failure:
             cause = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
             show_traceback(cause)
-            refuse(cause, CONF, self.processes, self.last_checkpoint(), begun=self.folder is not None)
+            saved = self.last_checkpoint() if self.training else None
+            refuse(cause, CONF, self.processes, saved, begun=self.folder is not None)
             self.start.withdraw()
             return 2
 
@@ -191,7 +193,7 @@ class TrainCommand:
         Args:
             run: what is continued; None for a new run.
         """
-        self.folder = folder
+        self.folder, self.training = folder, False
         words = last_of_each([*(run.overrides if run else []), *self.typed])
         self.processes.command = command_of_another(self.flags, self.typed, folder, run)
         record = partial(self._record, cfg.copy(), words, folder, new=run is None)
@@ -207,9 +209,16 @@ class TrainCommand:
         tune(cfg, folder, build)
         config = OmegaConf.to_container(cfg, resolve=True)
         trainer, module, data = build(cfg, self.processes)
-        begin(trainer, module, data, folder, config, run.step if run else -1, record if run else None)
+        confirm = partial(self._confirm, record if run else None)
+        begin(trainer, module, data, folder, config, run.step if run else -1, confirm)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
         return finish(trainer, module, data, folder, config, run.step if run else -1)
+
+    def _confirm(self, record: Callable[[], None] | None) -> None:
+        """Training is sure to start."""
+        self.training = True
+        if record:
+            record()
 
     def _record(self, cfg: DictConfig, words: list[str], folder: Path, new: bool) -> None:
         """Keep how the run is started; of one that is continued only once nothing can refuse it any more."""

@@ -17,6 +17,9 @@ OF_HYDRA = {  # what it says, and what that means
     r"Cannot find primary config '([^']*)'": (
         "There is no configuration {0!r}; leave out --config-name, or name a file with --config-dir."
     ),
+    r"Additional config directory '([^']+)' not found": (
+        "--config-dir {0} does not exist; name a folder with configuration files."
+    ),
     r"Multiple values for ([\w/]+)\.|([\w/]+) appears more than once": (
         "A group is chosen once, without a plus before it: write {0}{1}=CHOICE."
     ),

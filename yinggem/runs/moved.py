@@ -2,35 +2,39 @@
 
 from typing import Any
 
-# The names of version 0.1.0, in which all modules lay in one folder.
+# Every target in the configuration of version 0.1.0, in which all modules lay in one folder.
 MOVED = {
     "yinggem.config.ModelConfig": "yinggem.model.config.ModelConfig",
-    "yinggem.tokenizer": "yinggem.text.tokenizer",
-    "yinggem.datamodule": "yinggem.training.datamodule",
-    "yinggem.streaming": "yinggem.training.streaming",
-    "yinggem.adafactor": "yinggem.training.adafactor",
-    "yinggem.optim": "yinggem.training.optimizers",
-    "yinggem.trainer": "yinggem.training.trainer",
-    "yinggem.saving": "yinggem.callbacks.checkpoints",
+    "yinggem.tokenizer.GPT2Tokenizer": "yinggem.text.tokenizer.GPT2Tokenizer",
+    "yinggem.tokenizer.BPETokenizer": "yinggem.text.tokenizer.BPETokenizer",
+    "yinggem.tokenizer.CharTokenizer": "yinggem.text.tokenizer.CharTokenizer",
+    "yinggem.tokenizer.ByteTokenizer": "yinggem.text.tokenizer.ByteTokenizer",
+    "yinggem.datamodule.TextDataModule": "yinggem.training.datamodule.TextDataModule",
+    "yinggem.streaming.StreamingDataModule": "yinggem.training.streaming.StreamingDataModule",
+    "yinggem.adafactor.Adafactor": "yinggem.training.adafactor.Adafactor",
+    "yinggem.optim.MuonAdamW": "yinggem.training.muon.MuonAdamW",
+    "yinggem.optim.constant": "yinggem.training.schedules.constant",
+    "yinggem.optim.trapezoid": "yinggem.training.schedules.trapezoid",
+    "yinggem.optim.warmup_cosine": "yinggem.training.schedules.warmup_cosine",
+    "yinggem.trainer.Trainer": "yinggem.training.trainer.Trainer",
+    "yinggem.saving.ModelCheckpoint": "yinggem.callbacks.checkpoints.ModelCheckpoint",
+    "yinggem.saving.LastCheckpoint": "yinggem.callbacks.checkpoints.LastCheckpoint",
     "yinggem.callbacks.EarlyStopping": "yinggem.callbacks.samples.EarlyStopping",
     "yinggem.callbacks.TextSamples": "yinggem.callbacks.samples.TextSamples",
     "yinggem.callbacks.LossCurve": "yinggem.callbacks.samples.LossCurve",
-    "yinggem.averaging": "yinggem.callbacks.ema",
-    "yinggem.machine": "yinggem.callbacks.throughput",
-    "yinggem.monitoring": "yinggem.callbacks.model_stats",
-    "yinggem.progress": "yinggem.callbacks.progress",
-    "yinggem.pruning": "yinggem.callbacks.pruning",
-    "yinggem.loggers": "yinggem.callbacks.loggers",
-    "yinggem.trackers": "yinggem.callbacks.trackers",
+    "yinggem.averaging.EMA": "yinggem.callbacks.ema.EMA",
+    "yinggem.machine.Throughput": "yinggem.callbacks.throughput.Throughput",
+    "yinggem.monitoring.UpdateRatios": "yinggem.callbacks.model_stats.UpdateRatios",
+    "yinggem.monitoring.AttentionDistances": "yinggem.callbacks.model_stats.AttentionDistances",
+    "yinggem.progress.progress": "yinggem.callbacks.progress.progress",
+    "yinggem.pruning.Pruning": "yinggem.callbacks.pruning.Pruning",
+    "yinggem.loggers.MetricsCSV": "yinggem.callbacks.loggers.MetricsCSV",
+    "yinggem.loggers.TensorBoard": "yinggem.callbacks.loggers.TensorBoard",
+    "yinggem.trackers.Wandb": "yinggem.callbacks.trackers.Wandb",
+    "yinggem.trackers.MLFlow": "yinggem.callbacks.trackers.MLFlow",
+    "lightning.pytorch.callbacks.LearningRateMonitor": "yinggem.callbacks.lightning_monitors.LearningRateMonitor",
+    "lightning.pytorch.callbacks.DeviceStatsMonitor": "yinggem.callbacks.lightning_monitors.DeviceStatsMonitor",
 }
-
-
-def present_name(target: str) -> str:
-    """What a recorded `_target_` is called now; itself if it has not moved."""
-    if target in MOVED:
-        return MOVED[target]
-    module, _, name = target.rpartition(".")
-    return f"{MOVED[module]}.{name}" if module in MOVED else target
 
 
 def with_present_names(tree: Any) -> Any:
@@ -40,6 +44,6 @@ def with_present_names(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        key: present_name(value) if key == "_target_" and isinstance(value, str) else with_present_names(value)
+        key: MOVED.get(value, value) if key == "_target_" and isinstance(value, str) else with_present_names(value)
         for key, value in tree.items()
     }
