@@ -1,0 +1,78 @@
+"""The tests of a module are found by its name: tests/ROOM/test_MODULE.py, or where it says here."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "yinggem"
+
+# Modules whose meaning shows only together with others; a new one had better have a file of its own.
+ELSEWHERE = {
+    "callbacks/checkpoints.py": "runs/test_resume.py",
+    "callbacks/lightning_monitors.py": "runs/test_metrics.py",
+    "callbacks/on_train_start.py": "commands/test_command_line.py",
+    "callbacks/progress.py": "commands/test_train.py",
+    "callbacks/pruning.py": "search/test_trials.py",
+    "callbacks/samples.py": "commands/test_options.py",
+    "callbacks/throughput.py": "callbacks/test_model_stats.py",
+    "callbacks/trackers.py": "commands/test_options.py",
+    "commands/compare.py": "runs/test_comparison.py",
+    "commands/quantize.py": "model/test_quantization.py",
+    "commands/report.py": "commands/test_train.py",
+    "commands/shard.py": "training/test_streaming.py",
+    "commands/train_process.py": "commands/test_command_line.py",
+    "common/command_line.py": "commands/test_generate.py",
+    "common/config_files.py": "faults/test_command_lines.py",
+    "common/errors.py": "common/test_explain.py",
+    "common/progress_bar.py": "common/test_streams.py",
+    "common/stopping.py": "commands/test_command_line.py",
+    "common/verified_files.py": "text/test_token_cache.py",
+    "inference/completion.py": "inference/test_generation.py",
+    "inference/sampling.py": "inference/test_generation.py",
+    "model/activations.py": "model/test_layers.py",
+    "model/config.py": "model/test_transformer.py",
+    "model/kernels/banded_attention.py": "model/test_attention.py",
+    "model/kernels/chunked_cross_entropy.py": "model/test_loss.py",
+    "model/kernels/flex_attention.py": "model/test_attention.py",
+    "model/kernels/gated_activation.py": "model/test_layers.py",
+    "model/kernels/rms_norm.py": "model/test_layers.py",
+    "model/kernels/rotation.py": "model/test_rope.py",
+    "model/masks.py": "model/test_attention.py",
+    "model/norms.py": "model/test_layers.py",
+    "model/kernels/integer_matrix.py": "model/test_quantization.py",
+    "runs/processes.py": "training/test_distributed.py",
+    "runs/record.py": "commands/test_command_line.py",
+    "runs/start.py": "commands/test_command_line.py",
+    "search/study.py": "search/test_trials.py",
+    "text/assets/make_assets.py": "text/test_corpus.py",
+    "text/bpe.py": "text/test_tokenizer.py",
+    "text/encoding.py": "text/test_corpus.py",
+    "text/formats.py": "text/test_text_files.py",
+    "text/tinyshakespeare.py": "text/test_text_files.py",
+    "text/token_array.py": "text/test_token_cache.py",
+    "text/token_shards.py": "training/test_streaming.py",
+    "training/adafactor.py": "training/test_optimizers.py",
+    "training/companions.py": "training/test_distributed.py",
+    "training/muon.py": "training/test_optimizers.py",
+    "training/rendezvous.py": "training/test_distributed.py",
+    "training/sharding.py": "training/test_distributed.py",
+    "training/trainer.py": "training/test_module.py",
+    "training/tuning.py": "commands/test_options.py",
+}
+MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.glob("*/**/*.py") if path.name != "__init__.py")
+
+
+def own(module: str) -> str:
+    room, _, name = module.rpartition("/")
+    return f"{room}/test_{name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_tests_where_its_name_says(module):
+    place = ELSEWHERE.get(module, own(module))
+    assert (TESTS / place).is_file(), f"write tests/{place}, or say in {Path(__file__).name} which test covers {module}"
+
+
+def test_nothing_is_listed_that_is_gone_or_has_tests_of_its_own():
+    assert [module for module in ELSEWHERE if module not in MODULES or (TESTS / own(module)).is_file()] == []
