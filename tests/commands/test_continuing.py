@@ -1,6 +1,8 @@
 """Continuing: from what is recorded and the words typed now; a refused command changes nothing; one writer a folder."""
 
+import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -152,19 +154,43 @@ def test_a_sweep_over_groups_of_ones_own_is_continued(own):
     assert (sweep / "1" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_a_run_folder_has_one_writer(place):
-    before = on_disk(place)
+@contextlib.contextmanager
+def another_writer(run: Path):
+    """Another process that holds the lock of a run folder until it is killed."""
     code = "import sys, time\nfrom pathlib import Path\nfrom yinggem.runs.lock import only_writer\n"
-    code += f"with only_writer(Path({str(newest())!r})):\n    print(1, flush=True)\n    time.sleep(60)\n"
+    code += f"with only_writer(Path({str(run)!r})):\n    print(1, flush=True)\n    time.sleep(600)\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as other:
-        assert other.stdout.read(1) == b"1"
-        sentence = here("ckpt_path=last", "trainer.max_steps=12").refused()
-        assert "Another process is writing" in sentence and on_disk(place) == before
-        other.kill()  # the lock dies with its process
+        assert other.stdout is not None and other.stdout.read(1) == b"1"
+        try:
+            yield
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("words", [
+    ["ckpt_path=last"], ["ckpt_path={run}/checkpoints/best.ckpt"], [*SETTINGS, "hydra.run.dir={run}"],
+], ids=["last", "a checkpoint", "its folder"])  # fmt: skip
+def test_a_run_folder_has_one_writer(place, words):
+    before, words = on_disk(place), [word.format(run=newest()) for word in words]
+    with another_writer(newest()):
+        assert "Another process is writing" in here(*words, "trainer.max_steps=12").refused()
+    assert on_disk(place) == before
+
+
+def test_the_lock_dies_with_its_process_and_a_moved_run_is_not_locked(place):
+    with another_writer(newest()):
+        shutil.copytree(newest(), "copy")
+        assert here("ckpt_path=copy", "trainer.max_steps=12").status == 0
     assert here("ckpt_path=last", "trainer.max_steps=12").status == 0
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="nothing is inherited without fork")
+def test_a_new_run_never_begins_in_the_folder_of_another(place):
+    before = on_disk(place)
+    assert "holds a run already" in here(*SETTINGS, f"hydra.run.dir={newest()}").refused()
+    assert on_disk(place) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is inherited without fork")
 def test_a_process_that_outlives_the_writer_holds_no_lock(tmp_path):
     """A worker of the data loader, say, that has not noticed yet that its run was killed."""
     code = f"""

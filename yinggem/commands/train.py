@@ -24,7 +24,7 @@ from yinggem.commands.train_process import command_of_another, how_to_continue, 
 from yinggem.common.config_files import check_kinds, check_overrides
 from yinggem.common.stopping import StopRequested, stopping_on_signals
 from yinggem.common.streams import make_streams_safe
-from yinggem.runs.layout import LAST, checkpoint
+from yinggem.runs.layout import LAST, check_is_new, checkpoint
 from yinggem.runs.lock import only_writer
 from yinggem.runs.overrides import flags_of, only_shows, quoted, tidy, unquoted, value_of
 from yinggem.runs.processes import ProcessGroup, end_with_parent, exit_without_teardown, rank
@@ -173,6 +173,8 @@ class TrainCommand:
             return attempt(partial(self._fit_job, cfg, folder), folder, CONF)
         try:
             with contextlib.nullcontext() if rank() else only_writer(folder):
+                if self.resumption is None and not rank():
+                    check_is_new(folder)
                 return self.fit(cfg, folder, self.resumption)
         except Exception as error:
             raise Failed from error

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,3 +122,16 @@ def create_run_folder(wanted: str) -> str:
             raise UserError(
                 f"Cannot create the run folder {wanted} ({error.strerror}); choose another place with outputs=FOLDER."
             ) from None
+
+
+def check_is_new(folder: Path) -> None:
+    """Refuse to begin a run in the folder of another, as with hydra.run.dir=FOLDER: its checkpoints would be replaced.
+
+    Raises:
+        UserError: there are checkpoints.
+    """
+    if found := checkpoint(folder, LAST, BEST):
+        raise UserError(
+            f"{folder} holds a run already; continue it with ckpt_path={shlex.quote(str(found))}, "
+            "or choose another folder."
+        )
