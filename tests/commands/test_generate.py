@@ -155,6 +155,24 @@ def test_stop_strings_end_the_text_and_are_not_printed(checkpoints):
     assert record["finish_reason"] == "stop" and len(record["tokens"]) < 60
 
 
+@pytest.mark.parametrize(("typed", "meant"), [
+    (r"\n", "\n"), (r"\n\n", "\n\n"), (r"a\tb", "a\tb"), (r"\\n", r"\n"), (r"\\\n", "\\\n"), ("\n", "\n"), ("\\", "\\"),
+    (r"\d\x41", r"\d\x41"), ("plain", "plain"),
+])  # fmt: skip
+def test_escapes_in_stop_strings(typed, meant):
+    assert parse_generation([f"--stop={typed}"]).stop == [meant]
+
+
+def test_a_typed_line_end_stops_at_the_first_line(checkpoints):
+    for seed in range(50):
+        common = ["--checkpoint", checkpoints["char"], "--max-new-tokens", 60, "--seed", seed]
+        free = run_here(*common)[1][:-1]
+        if "\n" in free:
+            assert run_here(*common, "--stop", r"\n")[1] == free.partition("\n")[0] + "\n"
+            return
+    raise AssertionError("no sample has a line end")
+
+
 def test_a_prompt_file_is_read_as_text(checkpoints, tmp_path):
     common = ["--checkpoint", checkpoints["char"], "--max-new-tokens", 5]
     for end in (b"\r\n", b"\r"):
@@ -253,7 +271,7 @@ def test_without_a_checkpoint_the_newest_run_is_used(checkpoints, tmp_path):
 
 BAD = [
     (["--temperature", "-0.1"], "temperature"), (["--temperature", "hot"], "--temperature"),
-    (["--top-p", "0"], "top_p"), (["--top-p", "1.5"], "top_p"), (["--top-k", "0"], "--top-k"),
+    (["--top-p", "0"], "top_p"), (["--top-p", "1.5"], "top_p"), (["--top-k", "-1"], "--top-k"),
     (["--min-p", "2"], "min_p"), (["--typical-p", "nan"], "typical_p"), (["--max-new-tokens", "0"], "--max-new-tokens"),
     (["--max-new-tokens", "1e3"], "--max-new-tokens"), (["--repetition-penalty", "0"], "repetition_penalty"),
     (["--repetition-window", "-1"], "--repetition-window"), (["--no-repeat-ngram-size", "-1"], "--no-repeat-ngram"),

@@ -91,6 +91,20 @@ def test_filters_together_apply_in_the_order_of_transformers():
     assert_same_distribution(ours, expected)
 
 
+@pytest.mark.parametrize("off", [
+    {"top_k": 0}, {"top_k": None}, {"top_p": 1}, {"top_p": None}, {"min_p": 0}, {"typical_p": 1.0},
+    {"repetition_penalty": 1}, {"no_repeat_ngram_size": 0}, {"repetition_penalty": 5.0, "repetition_window": 0},
+], ids=str)  # fmt: skip
+def test_the_values_that_other_programs_read_as_off_are_off(off):
+    ids = torch.randint(0, 12, (2, 30), generator=torch.Generator().manual_seed(2))
+    sampling = Sampling(**(OFF | off))
+    history = History(ids[:, :20], 12, sampling)
+    for column in ids[:, 20:].T:
+        history.add(column)
+    logits = random_logits(2, 12)
+    assert_same_distribution(apply_filters(logits.clone(), sampling, history), logits)
+
+
 @pytest.mark.parametrize("window", [1, 3, 7, 100])
 def test_a_repetition_window_is_the_penalty_on_the_last_ids_alone(window):
     ids = torch.randint(0, 12, (2, 30), generator=torch.Generator().manual_seed(2))
@@ -218,8 +232,8 @@ def test_a_diverged_model_is_named():
     "bad",
     [
         {"temperature": -0.1}, {"temperature": float("nan")}, {"temperature": "1"}, {"top_p": 0.0}, {"top_p": 1.1},
-        {"top_k": 0}, {"top_k": 2.5}, {"min_p": -0.1}, {"typical_p": 0}, {"repetition_penalty": 0.0},
-        {"repetition_penalty": float("inf")}, {"repetition_window": 0}, {"no_repeat_ngram_size": -1}, {"top_k": True},
+        {"top_k": -1}, {"top_k": 2.5}, {"min_p": -0.1}, {"typical_p": 0}, {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("inf")}, {"repetition_window": -1}, {"no_repeat_ngram_size": -1}, {"top_k": True},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(bad):

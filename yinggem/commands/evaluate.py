@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from yinggem.common.command_line import Parser, whole
+from yinggem.common.command_line import Parser, whole_number
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.device import choose_device
@@ -31,8 +31,8 @@ def evaluation_parser() -> argparse.ArgumentParser:
     )
     add("--split-by", choices=("characters", "tokens"), default="characters", help="where the split is cut")
     add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
-    add("--context-length", type=whole(1), metavar="N", help="tokens per window (default: as in the run)")
-    add("--batch-size", type=whole(1), default=8, metavar="N", help="windows at once (default: 8)")
+    add("--context-length", type=whole_number(1), metavar="N", help="tokens per window (default: as in the run)")
+    add("--batch-size", type=whole_number(1), default=8, metavar="N", help="windows at once (default: 8)")
     add("--quantize", choices=QUANTIZATIONS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")

@@ -5,12 +5,13 @@ The checkpoint is all it needs: neither Hydra nor Lightning.
 
 import argparse
 import json
+import re
 import sys
 from argparse import Namespace
 from dataclasses import fields
 from typing import Any
 
-from yinggem.common.command_line import Parser, number, whole
+from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
 from yinggem.model.config import QUANTIZATIONS
@@ -95,29 +96,39 @@ def generation_parser() -> Parser:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty starts from a newline")
     prompt.add_argument("--prompt-file", metavar="FILE", help="a UTF-8 file with the text to continue")
-    add("--max-new-tokens", type=whole(1), default=500, metavar="N", help="length of a sample (default: 500)")
+    # fmt: off
+    add("--max-new-tokens", type=whole_number(1), default=500, metavar="N", help="length of a sample (default: 500)")
     add("--temperature", type=number, default=0.9, metavar="X", help="0 takes the likeliest token (default: 0.9)")
-    add("--top-k", type=whole(1), metavar="K", help="draw from the K likeliest tokens")
-    add(
-        "--top-p",
-        type=number,
-        default=0.85,
-        metavar="P",
-        help="... from those that reach probability P (default: 0.85)",
-    )
-    add("--min-p", type=number, metavar="P", help="... from those at least P times as likely as the likeliest")
-    add("--typical-p", type=number, metavar="P", help="... from the most typical ones that reach probability P")
-    add("--repetition-penalty", type=number, metavar="X", help="default: 1.2, and 1 for the char and byte tokenizers")
-    add("--repetition-window", type=whole(1), metavar="N", help="penalise ids among the last N (default: all)")
-    add("--no-repeat-ngram-size", type=whole(0), default=0, metavar="N", help="no N tokens in a row occur twice")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; repeatable")
-    add("--num-samples", type=whole(1, 4096), default=1, metavar="N", help="samples with seeds SEED, SEED + 1, ...")
-    add("--seed", type=whole(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
+    add("--top-k", type=whole_number(0), metavar="K", help="draw from the K likeliest tokens; 0 is off")
+    add("--top-p", type=number, default=0.85, metavar="P",
+        help="... from those that reach probability P; 1 is off (default: 0.85)")
+    add("--min-p", type=number, metavar="P",
+        help="... from those at least P times as likely as the likeliest; 0 is off")
+    add("--typical-p", type=number, metavar="P",
+        help="... from the most typical ones that reach probability P; 1 is off")
+    add("--repetition-penalty", type=number, metavar="X",
+        help="1 is off (default: 1.2, and 1 for the char and byte tokenizers)")
+    add("--repetition-window", type=whole_number(0), metavar="N",
+        help="penalise ids among the last N; 0 is off (default: all)")
+    add("--no-repeat-ngram-size", type=whole_number(0), default=0, metavar="N",
+        help="no N tokens in a row occur twice; 0 is off (default)")
+    add("--stop", type=with_escapes, action="append", default=[], metavar="TEXT",
+        help=r"end a sample before this text; \n in it is a line end, \t a tab, \\ a backslash; repeatable")
+    add("--num-samples", type=whole_number(1, 4096), default=1, metavar="N",
+        help="samples with seeds SEED, SEED + 1, ...")
+    add("--seed", type=whole_number(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
+    # fmt: on
     add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is)")
     add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
     add("--json", action="store_true", help="print one JSON object per sample")
     return parser
+
+
+def with_escapes(text: str) -> str:
+    r"""An argparse type: text in which \n, \t and \\ stand for what a shell has no easy way to type."""
+    meant = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda found: meant[found[1]], text)
 
 
 def parse_generation(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yinggem.common import files
-from yinggem.common.command_line import Parser, number, whole
+from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
 from yinggem.text import token_cache
@@ -84,9 +84,15 @@ def shard_parser() -> argparse.ArgumentParser:
     add("--data", default="shakespeare", metavar="NAME", help="shakespeare, tinyshakespeare, or a path to text")
     add("--data-path", metavar="FILE", help="where tinyshakespeare is, if not in the cache")
     add("--tokenizer", choices=sorted(KINDS), default="gpt2", help="default: gpt2")
-    add("--vocab-size", type=whole(1), metavar="N", help="tokens to learn, for --tokenizer bpe (default: 1024)")
+    add("--vocab-size", type=whole_number(1), metavar="N", help="tokens to learn, for --tokenizer bpe (default: 1024)")
     add("--val-fraction", type=number, default=0.1, metavar="X", help="share of the validation part (default: 0.1)")
-    add("--chunk-tokens", type=whole(BLOCK), default=CHUNK_TOKENS, metavar="N", help="tokens in a file (default: 2^25)")
+    add(
+        "--chunk-tokens",
+        type=whole_number(BLOCK),
+        default=CHUNK_TOKENS,
+        metavar="N",
+        help="tokens in a file (default: 2^25)",
+    )
     add("--output", required=True, metavar="FOLDER", help="is made; copy it to object storage as it is")
     return parser
 

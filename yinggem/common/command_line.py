@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def whole(low: int, high: int = 1 << 31) -> Callable[[str], int]:
+def whole_number(low: int, high: int = 1 << 31) -> Callable[[str], int]:
     """An argparse type: a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:

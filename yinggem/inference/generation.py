@@ -91,7 +91,7 @@ class History:
         self.counts: Tensor | None = None  # (B, V): how often each id stands in the repetition window
         self.recent: deque[Tensor] | None = None  # the (B, 1) ids in it, oldest first
         self.window, self.size = sampling.repetition_window, sampling.no_repeat_ngram_size
-        if sampling.repetition_penalty != 1:
+        if sampling.repetition_penalty != 1 and self.window != 0:
             recent = prompt[:, -self.window :] if self.window else prompt
             self.counts = torch.zeros(len(prompt), vocab_size, dtype=torch.int32, device=prompt.device)
             self.counts.scatter_add_(1, recent, torch.ones_like(recent, dtype=torch.int32))

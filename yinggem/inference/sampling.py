@@ -1,10 +1,9 @@
 """How the next token is chosen: one frozen, validated dataclass, standard library only."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from yinggem.common.errors import UserError
+from yinggem.common.checks import check_number, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -14,10 +13,10 @@ class Sampling:
     Attributes:
         repetition_penalty: logits of ids seen before are divided by it where positive and multiplied where negative;
             1 is off.
-        repetition_window: how many of the last ids count as seen, the prompt's included; None is all.
+        repetition_window: how many of the last ids count as seen, the prompt's included; None is all, 0 is off.
         no_repeat_ngram_size: no n-gram of this many ids occurs twice; 0 is off.
         temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens; None is off.
+        top_k: only the k likeliest tokens; None or 0 is off.
         top_p: only the likeliest tokens that together reach this probability; None or 1 is off.
         min_p: only tokens at least this fraction as likely as the likeliest; None or 0 is off.
         typical_p: only the tokens whose surprise is nearest the expected one, to this probability; None or 1 is off.
@@ -36,15 +35,16 @@ class Sampling:
     no_repeat_ngram_size: int = 0
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, 1e6, "use 0 for the likeliest token")
+        every = "use 1 for every token"
+        check_number("temperature", self.temperature, 0, 1e6, remedy="use 0 for the likeliest token")
         # Beyond this range the logits themselves overflow, and no text is better for it.
-        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0, "use 1 for none")
-        for name in ("top_p", "typical_p"):
-            _check_number(name, getattr(self, name), 0.0, 1.0, "use 1 for every token", zero=False, optional=True)
-        _check_number("min_p", self.min_p, 0.0, 1.0, "use 0 for every token", optional=True)
-        _check_integer("top_k", self.top_k, 1, "leave it out for every token", optional=True)
-        _check_integer("repetition_window", self.repetition_window, 1, "leave it out for all", optional=True)
-        _check_integer("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, "use 0 for no limit")
+        check_number("repetition_penalty", self.repetition_penalty, 0.01, 100, remedy="use 1 for none")
+        check_number("top_p", self.top_p, 0, 1, excluded="low", optional=True, remedy=every)
+        check_number("typical_p", self.typical_p, 0, 1, excluded="low", optional=True, remedy=every)
+        check_number("min_p", self.min_p, 0, 1, optional=True, remedy="use 0 for every token")
+        check_whole_number("top_k", self.top_k, 0, optional=True, remedy="use 0 for every token")
+        check_whole_number("repetition_window", self.repetition_window, 0, optional=True, remedy="use 0 for no penalty")
+        check_whole_number("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, remedy="use 0 for no limit")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a record beside the text."""
@@ -54,21 +54,3 @@ class Sampling:
 def default_repetition_penalty(tokenizer_name: str) -> float:
     """1.2, but none where the ids are letters: a penalty would forbid them."""
     return 1.0 if tokenizer_name in ("char", "byte") else Sampling.repetition_penalty
-
-
-def _check_number(
-    name: str, value: Any, low: float, high: float, remedy: str, zero: bool = True, optional: bool = False
-) -> None:
-    if value is None and optional:
-        return
-    numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not numeric or not low <= value <= high or (value == 0 and not zero):
-        bounds = f"from {low:g} to {high:g}" if zero else f"above {low:g} and at most {high:g}"
-        raise UserError(f"{name} must be a number {bounds}, not {value!r}; {remedy}.")
-
-
-def _check_integer(name: str, value: Any, low: int, remedy: str, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise UserError(f"{name} must be a whole number of at least {low}, not {value!r}; {remedy}.")
