@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from yinggem.commands.train_process import command_of_another, how_to_continue, refuse, show_traceback, surroundings
+from yinggem.commands.train_process import Failed, cause_of, command_of_another, refuse, say_stopped, surroundings
 from yinggem.common.config_files import check_kinds, check_overrides
 from yinggem.common.stopping import StopRequested, stopping_on_signals
 from yinggem.common.streams import make_streams_safe
@@ -49,10 +49,6 @@ class TrainedRun:
     figures: dict[str, Any]
 
 
-class Failed(BaseException):
-    """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command as a program and return its exit status."""
     make_streams_safe(keep_going=True)  # printing never decides whether a run succeeds
@@ -75,7 +71,7 @@ def train(overrides: Sequence[str]) -> TrainedRun:
         command.run(overrides)
     except (Exception, Failed) as failure:
         command.start.withdraw()
-        raise (failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure) from None
+        raise cause_of(failure) from None
     assert command.folder is not None
     return TrainedRun(command.folder, read_result(command.folder))
 
@@ -104,21 +100,13 @@ class TrainCommand:
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else 2
         except StopRequested as stop:
-            self._say_how_to_continue(stop)
+            say_stopped(stop, self.last_checkpoint(), self.sweep)
             return 128 + stop.signum
         except (Exception, Failed) as failure:
-            cause = failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
-            show_traceback(cause)
             saved = self.last_checkpoint() if self.training else None
-            refuse(cause, CONF, self.processes, saved, begun=self.folder is not None)
+            refuse(cause_of(failure), CONF, self.processes, saved, begun=self.folder is not None)
             self.start.withdraw()
             return 2
-
-    def _say_how_to_continue(self, stop: StopRequested) -> None:
-        if not rank():
-            where = "." if stop.step is None else f" after step {stop.step:,}."
-            hint = how_to_continue(stop.path or self.last_checkpoint(), self.sweep)
-            print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Read the words, and train what they name: one run, or the jobs of a sweep; returns the exit status."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yinggem.common.errors import UserError
 from yinggem.common.explain import causes, explain
+from yinggem.common.stopping import StopRequested
 from yinggem.runs.layout import SWEEP
 from yinggem.runs.overrides import quoted
 from yinggem.runs.processes import ProcessGroup, rank, tell_parent
@@ -19,6 +20,15 @@ from yinggem.runs.resume import Resumption
 PLACE = Path(__file__).parents[2]  # where the package and Hydra's plugins are imported from
 
 
+class Failed(BaseException):
+    """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
+
+
+def cause_of(failure: BaseException) -> BaseException:
+    """The error itself, without what carries it."""
+    return failure.__cause__ if isinstance(failure, Failed) and failure.__cause__ else failure
+
+
 def refuse(error: BaseException, conf: Path, processes: ProcessGroup, saved: Path | None, begun: bool) -> None:
     """Say what is wrong, in the one process of a run that speaks.
 
@@ -26,6 +36,8 @@ def refuse(error: BaseException, conf: Path, processes: ProcessGroup, saved: Pat
         saved: what the run could be continued from.
         begun: whether the run had begun; before, what is wrong is wrong in the first process too.
     """
+    if any(os.environ.get(name, "0") not in ("", "0") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK")):
+        traceback.print_exception(error)
     system = any(isinstance(part, OSError) for cause in causes(error) for part in (cause, cause.__context__))
     hint = how_to_continue(saved) if system else ""  # the disk, most likely: with room on it the run can go on
     sentence = f"{explain(error, conf)}{hint}"
@@ -44,10 +56,12 @@ def how_to_continue(checkpoint: Path | None, sweep: Path | None = None) -> str:
     return f" Continue with: python train.py ckpt_path={shlex.quote(str(checkpoint))}" if checkpoint else ""
 
 
-def show_traceback(error: BaseException) -> None:
-    """Print where an error came from, if the environment asks for it."""
-    if any(os.environ.get(name, "0") not in ("", "0") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK")):
-        traceback.print_exception(error)
+def say_stopped(stop: StopRequested, saved: Path | None, sweep: Path | None) -> None:
+    """Say after which step a run was stopped, and the command that continues it."""
+    if not rank():
+        where = "." if stop.step is None else f" after step {stop.step:,}."
+        hint = how_to_continue(stop.path or saved, sweep)
+        print(f"\nStopped{where if hint else ' before there was anything to save.'}{hint}", file=sys.stderr)
 
 
 def command_of_another(flags: list[str], typed: list[str], folder: Path, run: Resumption | None) -> list[str]:
