@@ -207,3 +207,17 @@ with only_writer(Path({str(tmp_path)!r})):
     start = time.monotonic()
     with only_writer(tmp_path):
         assert time.monotonic() - start < 25  # the other process is there for 30 s
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+def test_folders_whose_names_are_not_utf8_work(tmp_path, monkeypatch):
+    """The current one, that of the text, and the text itself."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    place.mkdir()
+    (place / os.fsdecode(b"po\xe8me.txt")).write_text(TEXT)
+    monkeypatch.chdir(place)
+    words = [*SMALL, "data.path=" + os.fsdecode(b"po\xe8me.txt"), "trainer.max_steps=10", "callbacks=[checkpoint]"]
+    assert here(*words, "logger=[tensorboard,csv]").status == 0
+    assert list(newest().glob("events.out.tfevents.*"))
+    assert here("ckpt_path=last", "trainer.max_steps=12").status == 0
+    assert read_checkpoint(newest() / "checkpoints" / "last.ckpt")["global_step"] == 12

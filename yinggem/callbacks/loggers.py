@@ -4,18 +4,21 @@ import contextlib
 import csv
 import io
 import math
+import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import append_text, write_atomically
+from yinggem.common.files import append_text, is_utf8, write_atomically
 from yinggem.runs.metrics import STEP, read_columns, read_metrics
 
 
@@ -100,10 +103,18 @@ class MetricsCSV(Logger):
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's TensorBoardLogger, writing into the run folder itself."""
+    """Lightning's TensorBoardLogger, writing into the run folder itself.
+
+    TensorBoard knows names in UTF-8 only: a folder of another name is written to by its name from here where that is
+    UTF-8, and not at all otherwise, with a note.
+    """
 
     def __init__(self, save_dir: str) -> None:
-        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+        place = next((name for name in (save_dir, os.path.relpath(save_dir)) if is_utf8(name)), None)
+        super().__init__(save_dir if place is None else place, name="", version="", default_hp_metric=False)
+        if place is None:
+            warnings.warn(f"TensorBoard cannot write to {save_dir}, whose name is not UTF-8.", stacklevel=2)
+            self._experiment: Any = _DummyExperiment()
 
     def resume_at(self, step: int) -> None:
         """Tell TensorBoard to hide what was logged after `step`, for it will come again."""

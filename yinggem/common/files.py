@@ -59,6 +59,15 @@ def append_text(path: str | Path, text: str) -> None:
         raise cannot_write(path, error) from None
 
 
+def is_utf8(path: str | Path) -> bool:
+    """Whether a name can be handed to libraries that know no others."""
+    try:
+        os.fspath(path).encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
 def cannot_write(path: str | Path, error: OSError) -> UserError:
     """What to say when the system refuses."""
     return UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import write_atomically
+from yinggem.common.files import is_utf8, write_atomically
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 from yinggem.model.quantization import is_usable, quantization_of, quantize, weights_in
@@ -125,7 +125,11 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+            if is_utf8(path):
+                content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+            else:  # torch maps files with names in UTF-8 only
+                with open(path, "rb") as file:
+                    content = torch.load(file, map_location=map_location, weights_only=True)
     except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
         raise _refusal(path, "cannot be read as plain data and tensors") from None
     entry = content.get("yinggem") if isinstance(content, dict) else None
