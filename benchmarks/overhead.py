@@ -25,7 +25,7 @@ from machine import print_limits
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from train import CONF, build
-from yinggem.commands.report import be_quiet
+from yinggem.commands.report import silence_libraries
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.model.transformer import Transformer
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     keep_freed_memory()
-    be_quiet()
+    silence_libraries()
     print_limits()
     with tempfile.TemporaryDirectory() as folder:
         _, module, data = build_run(options.steps, folder)

@@ -166,7 +166,7 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
     from lightning.pytorch import Callback
 
     import train
-    from yinggem.commands.report import be_quiet
+    from yinggem.commands.report import silence_libraries
     from yinggem.model.kernels.huge_pages import keep_freed_memory
 
     class Clock(Callback):
@@ -185,7 +185,7 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
         def on_train_batch_start(self, *_: Any) -> None:
             self.started = self.started or time.perf_counter()
 
-    be_quiet()
+    silence_libraries()
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(train.CONF), version_base="1.3"):
         told = [f"hydra.runtime.output_dir={folder}", "experiment=speedrun_char", f"data.path={path.resolve()}"]

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from running import same
 
-from yinggem.commands.report import finish
+from yinggem.commands.outcome import evaluate_run, record_outcome
+from yinggem.commands.report import print_outcome
 from yinggem.commands.train import TrainCommand
 from yinggem.common.files import append_text, find_paths, write_atomically
 from yinggem.inference.checkpoint import write_checkpoint
 from yinggem.runs.metrics import depends_on_machine
 from yinggem.search.sweep import conclude
+from yinggem.training import final_validation
 
 ROOT = Path(__file__).parents[2]
 # The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
@@ -192,9 +194,9 @@ def phase_of(stack: str) -> str:
         return "launch"  # Python and Hydra are being loaded: nobody listens to signals yet
     if write_checkpoint.__name__ in names:
         return "checkpoint write"
-    if names & {finish.__name__, conclude.__name__}:
+    if names & {evaluate_run.__name__, record_outcome.__name__, print_outcome.__name__, conclude.__name__}:
         return "shutdown"
-    if "training_epoch_loop.py" not in files:
+    if not files & {"training_epoch_loop.py", Path(final_validation.__file__).name}:
         return "start-up"
     if names & {append_text.__name__, write_atomically.__name__}:
         return "other files"

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from running import same
 
-from yinggem.callbacks.checkpoints import LastCheckpoint
+from yinggem.callbacks.last_checkpoint import LastCheckpoint
 from yinggem.callbacks.lightning_monitors import LearningRateMonitor
-from yinggem.callbacks.loggers import MetricsCSV
+from yinggem.callbacks.metrics_csv import MetricsCSV
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer

@@ -7,7 +7,7 @@ import torch
 from running import TEXT
 from torch import nn
 
-from yinggem.callbacks.checkpoints import LastCheckpoint
+from yinggem.callbacks.last_checkpoint import LastCheckpoint
 from yinggem.common.errors import UserError
 from yinggem.model.attention import attention
 from yinggem.model.config import ModelConfig

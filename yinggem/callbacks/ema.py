@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
+from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
 
 
@@ -23,12 +24,12 @@ class EMA(WeightAveraging):
         decay: from 0 (no average) to below 1; it averages over about 1 / (1 - decay) steps.
 
     Raises:
-        UserError: the decay is none; the weights are no float32, in which small updates would be lost, or sharded.
+        UserError: the decay is out of range; the weights have less than 32 bits, in which small updates would be lost,
+            or are sharded.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-            raise UserError(f"callbacks.ema.decay must be a number from 0 to below 1, not {decay!r}.")
+        check_number("callbacks.ema.decay", decay, 0, 1, excluded="high")
 
         def average(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Any) -> None:
             now = min(decay, (1 + int(count)) / (10 + int(count)))

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from yinggem.common.errors import UserError
+from yinggem.common.checks import check_whole_number
 from yinggem.model.masks import band_mask
 from yinggem.model.rope import rotary_angles
 from yinggem.model.transformer import Transformer
@@ -32,7 +32,7 @@ class UpdateRatios(Callback):
         """Keep the weights of a step that will be logged."""
         assert isinstance(pl_module, LanguageModule)
         if pl_module.is_logged(pl_module.next_step) and trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._before = {name: own(weights).clone() for name, weights in pl_module.named_parameters()}
+            self._before = {name: local_part(weights).clone() for name, weights in pl_module.named_parameters()}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         """Compare with what they have become."""
@@ -41,7 +41,7 @@ class UpdateRatios(Callback):
             return
         sums: dict[str, Tensor] = {}  # by group: squares of the update, squares of the weights
         for name, weights in pl_module.named_parameters():
-            old, new = before.pop(name).float(), own(weights).float()
+            old, new = before.pop(name).float(), local_part(weights).float()
             squares = torch.stack(((new - old).square().sum(), old.square().sum()))
             sums[group_of(name)] = sums.get(group_of(name), 0) + squares
         ratios = {}
@@ -52,7 +52,7 @@ class UpdateRatios(Callback):
         pl_module.log_figures(ratios, trainer.global_step)
 
 
-def own(weights: Tensor) -> Tensor:
+def local_part(weights: Tensor) -> Tensor:
     """The part of a parameter that this process holds: all of it, unless it is sharded."""
     local = getattr(weights, "to_local", None)
     return (local() if local else weights).detach()
@@ -75,15 +75,12 @@ class AttentionDistances(Callback):
         windows: of the first validation batch that are looked at, at most their last 256 queries.
 
     Raises:
-        UserError: `windows` is no whole number from 1 on.
+        UserError: `windows` is not a whole number from 1 on.
     """
 
     def __init__(self, windows: int = 2) -> None:
-        if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
-            raise UserError(
-                f"callbacks.attention_distances.windows must be a whole number from 1 on, not {windows!r}; "
-                "leave the callback out with ~callbacks.attention_distances."
-            )
+        remedy = "leave the callback out with ~callbacks.attention_distances"
+        check_whole_number("callbacks.attention_distances.windows", windows, 1, remedy=remedy)
         self.windows = windows
 
     def on_validation_batch_end(

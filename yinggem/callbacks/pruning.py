@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from yinggem.search.study import Pruned, hopeless, running_trial
+from yinggem.training.final_validation import is_final_validation
 
 if TYPE_CHECKING:
     import optuna
@@ -36,8 +37,8 @@ class Pruning(Callback):
             self.trial = running_trial(self.folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report; stop, unless this was the last validation anyway."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        """Report; stop, unless the run is over anyway."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or is_final_validation(trainer):
             return
         stop = False
         if self.trial is not None and self.monitor in trainer.callback_metrics:

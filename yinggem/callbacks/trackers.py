@@ -27,7 +27,7 @@ class Wandb(WandbLogger):
     """
 
     def __init__(self, save_dir: str, **options: Any) -> None:
-        need("wandb")
+        check_installed("wandb")
         os.environ.setdefault("WANDB_SILENT", "true")  # its banners; its errors come as exceptions
         place = Path(save_dir).resolve()
         own: dict[str, Any] = {"name": "/".join(place.parts[-2:]), "id": run_id(place), "log_model": False}
@@ -73,7 +73,7 @@ class MLFlow(MLFlowLogger):
     """
 
     def __init__(self, save_dir: str, **options: Any) -> None:
-        need("mlflow")
+        check_installed("mlflow")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # it sets its level itself when it is imported
         for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -82,7 +82,7 @@ class MLFlow(MLFlowLogger):
         super().__init__(save_dir=save_dir, **(own | options))
 
     @rank_zero_only
-    def resume_at(self, step: int) -> None:
+    def resume_at(self, step: int, validated: bool = True) -> None:
         """Take up the run of this folder, if it is known there."""
         experiment = self._mlflow_client.get_experiment_by_name(self._experiment_name)
         if experiment is None:
@@ -105,7 +105,7 @@ class MLFlow(MLFlowLogger):
         super().finalize("success")
 
 
-def need(package: str) -> None:
+def check_installed(package: str) -> None:
     """UserError with what to install, when a package is missing."""
     if importlib.util.find_spec(package) is None:
         raise UserError(f"logger={package} needs a package that is not here: pip install 'yinggem[{package}]'.")

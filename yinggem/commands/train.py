@@ -192,17 +192,21 @@ class TrainCommand:
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         check_kinds(config, CONF)
         check_overrides(config, words)
-        from yinggem.commands.report import be_quiet, begin, finish  # torch takes seconds: not for --help and --cfg
+        from yinggem.commands.outcome import evaluate_run, record_outcome  # torch takes seconds: not for --help, --cfg
+        from yinggem.commands.report import prepare_loggers, print_beginning, print_outcome, silence_libraries
         from yinggem.training.tuning import tune
 
-        be_quiet()
+        silence_libraries()
         tune(cfg, folder, build)
         config = OmegaConf.to_container(cfg, resolve=True)
         trainer, module, data = build(cfg, self.processes)
-        confirm = partial(self._confirm, record if run else None)
-        begin(trainer, module, data, folder, config, run.step if run else -1, confirm)
+        prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))
+        print_beginning(trainer, module, data, folder)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
-        return finish(trainer, module, data, folder, config, run.step if run else -1)
+        outcome = evaluate_run(trainer, module, data, folder)
+        record_outcome(outcome, trainer, config, folder)
+        print_outcome(outcome, trainer, module, data, folder, run)
+        return outcome.objective
 
     def _confirm(self, record: Callable[[], None] | None) -> None:
         """Training is sure to start."""
@@ -230,7 +234,7 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     """The trainer, the module and the data of a configuration."""
     from lightning.pytorch import seed_everything
 
-    from yinggem.callbacks.samples import check_monitors
+    from yinggem.callbacks.monitors import check_monitors
     from yinggem.model.transformer import Transformer
     from yinggem.training.memory_limit import check_memory
     from yinggem.training.module import LanguageModule

@@ -22,6 +22,7 @@ class Resumption:
         folder: of the run.
         checkpoint: where it goes on from; None: it was stopped before the first.
         step: optimizer steps taken then; 0 without a checkpoint.
+        validated: whether a validation was due at that step. One that was added at the end of the run does not count.
         overrides: the words it was started with.
         config: the configuration it was started with, whole; None: it is not recorded.
         config_folders: what --config-dir named.
@@ -30,6 +31,7 @@ class Resumption:
     folder: Path
     checkpoint: Path | None
     step: int
+    validated: bool
     overrides: list[str]
     config: dict[str, Any] | None
     config_folders: list[str]
@@ -57,13 +59,13 @@ def find_resumption(wanted: str, outputs: Path) -> Resumption:
 
 def resumption_of(folder: Path, path: Path | None) -> Resumption:
     """What is recorded in a run folder; UserError as `find_resumption`."""
-    step = 0 if path is None else step_to_go_on_from(path)
+    step, validated = (0, False) if path is None else step_to_go_on_from(path)
     sources = read_config_folders(folder / SOURCES)
-    return Resumption(folder, path, step, read_overrides(folder), read_config(folder), sources)
+    return Resumption(folder, path, step, validated, read_overrides(folder), read_config(folder), sources)
 
 
-def step_to_go_on_from(path: Path) -> int:
-    """The optimizer steps that a checkpoint was taken after.
+def step_to_go_on_from(path: Path) -> tuple[int, bool]:
+    """The optimizer steps that a checkpoint was taken after, and whether a validation was due then.
 
     Raises:
         UserError: it is damaged (the sentence names the newest good one of the same run), or not for training.
@@ -82,7 +84,8 @@ def step_to_go_on_from(path: Path) -> int:
                 f"{path} is not one to continue from, for its {name} are missing or damaged; "
                 "use another, such as the last.ckpt of the run."
             )
-    return int(state["global_step"])
+    step = state["global_step"]
+    return step, state.get("validated_step", step) == step  # earlier versions did not record it: all were due
 
 
 def _with_a_better_one(path: Path, error: UserError) -> UserError:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
@@ -18,6 +19,7 @@ from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.datamodule import Batch
+from yinggem.training.final_validation import is_final_validation
 from yinggem.training.optimizers import make_optimizer
 from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
 
@@ -65,6 +67,7 @@ class LanguageModule(LightningModule):
         self.grad_norm = torch.zeros(())
         self.newest: dict[str, float] = {}  # the last value of every figure that was logged
         self.skipped_steps = 0
+        self.validated_step = 0  # of the latest validation at its interval
 
     def configure_model(self) -> None:
         """Share the weights out over the processes, where the strategy does that."""
@@ -198,8 +201,13 @@ class LanguageModule(LightningModule):
             raise self.bad_numbers(f"The validation loss is {loss:g}", self.global_step)
         figures = dict(zip(VALIDATED, (loss, total.perplexity, total.bits_per_byte), strict=True))
         self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
-        if self.trainer.state.fn == "fit":
-            self.log_figures(figures | {"epoch": self.current_epoch}, self.global_step)
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            if not is_final_validation(
+                self.trainer
+            ):  # at the end Lightning counts an epoch that was broken off as done
+                self.validated_step = self.global_step
+                figures |= {"epoch": self.current_epoch}
+            self.log_figures(figures, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule over the whole run, stepped after every optimizer step."""
@@ -215,6 +223,7 @@ class LanguageModule(LightningModule):
         """Add what generate.py needs, as plain data."""
         checkpoint["yinggem"] = metadata(self.model.config, self.tokenizer, context_length=self.context_length)
         checkpoint["skipped_steps"] = self.skipped_steps
+        checkpoint["validated_step"] = self.validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to continue with another vocabulary: the ids would mean other text."""
@@ -226,3 +235,8 @@ class LanguageModule(LightningModule):
                 "The checkpoint was trained with another tokenizer; use the text and the tokenizer it was trained with."
             )
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
+        self.validated_step = checkpoint.get("validated_step", checkpoint["global_step"])  # earlier versions had none
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in callbacks):
+            # Averaging was switched off: go on from the weights that were trained, which the optimizer's state fits.
+            checkpoint["state_dict"] = checkpoint["current_model_state"]

@@ -11,6 +11,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
+from lightning.pytorch.trainer.states import TrainerFn
 
 from yinggem.common.checks import check_number, check_whole_number
 from yinggem.common.errors import UserError
@@ -18,6 +19,7 @@ from yinggem.common.explain import in_short
 from yinggem.inference.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.runs.processes import ProcessGroup
 from yinggem.training.companions import use_companions
+from yinggem.training.final_validation import EpochLoop, validate_at_the_end
 from yinggem.training.precision import Bfloat16Weights, check_precision, precision_name
 from yinggem.training.sharding import ShardedStrategy
 
@@ -92,6 +94,9 @@ class Trainer(pl.Trainer):
             own = any(isinstance(callback, kind) for callback in options.get("callbacks") or [])
             options.setdefault(switch, own)  # or Lightning puts one of its own where ours was left out
         super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
+        loop = self.fit_loop.epoch_loop
+        self.fit_loop.epoch_loop = EpochLoop(self, loop.min_steps, loop.max_steps)
+        self.in_final_validation = False
         self._logger_connector = _StepNumbers(self)
         use_companions(self.strategy, processes or ProcessGroup())
         _check_processes(self)
@@ -112,6 +117,13 @@ class Trainer(pl.Trainer):
             raise UserError(
                 f"{options.get('ckpt_path')} is not one to continue from: {reason}; use another."
             ) from error
+
+    def _run_stage(self) -> Any:
+        """Train, and validate at the end; also where a run that is continued had only that left to do."""
+        results = super()._run_stage()
+        if self.state.fn == TrainerFn.FITTING:
+            validate_at_the_end(self)
+        return results
 
 
 def _restoring(error: Exception) -> bool:

@@ -1,24 +1,16 @@
-"""Loggers that continue where a resumed run continues: what was logged after that point is logged again."""
+"""metrics.csv: the curves of a run as a table."""
 
-import contextlib
 import csv
 import io
 import math
-import os
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.logger import _DummyExperiment
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
-from yinggem.common.errors import UserError
-from yinggem.common.files import append_text, is_utf8, write_atomically
+from yinggem.common.files import append_text, write_atomically
 from yinggem.runs.metrics import STEP, read_columns, read_metrics
 
 
@@ -45,10 +37,17 @@ class MetricsCSV(Logger):
         """Part of Lightning's interface."""
         return ""
 
-    def resume_at(self, step: int) -> None:
-        """Keep the rows up to `step`, after which the run goes on; later ones will come again."""
+    def resume_at(self, step: int, validated: bool = True) -> None:
+        """Keep the rows up to `step`, after which the run goes on; later ones will come again.
+
+        Args:
+            validated: whether a validation was due at `step`; otherwise one there was the final one, and is forgotten.
+        """
         kept = [row for row in read_metrics(self.path) if row[STEP] <= step]
-        self._columns = read_columns(self.path)
+        if not validated:
+            kept = [row for row in kept if row[STEP] < step or "val/loss" not in row]
+        named = {name for row in kept for name in row}
+        self._columns = [STEP, *(name for name in read_columns(self.path) if name in named - {STEP})]
         self._continues = True
         self._write(kept)
 
@@ -100,69 +99,6 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
         writer.writerows({name: _number(value) for name, value in row.items()} for row in rows)
         return text.getvalue()
-
-
-class TensorBoard(TensorBoardLogger):
-    """Lightning's TensorBoardLogger, writing into the run folder itself.
-
-    TensorBoard knows names in UTF-8 only: a folder of another name is written to by its name from here where that is
-    UTF-8, and not at all otherwise, with a note.
-    """
-
-    def __init__(self, save_dir: str) -> None:
-        place = next((name for name in (save_dir, os.path.relpath(save_dir)) if is_utf8(name)), None)
-        super().__init__(save_dir if place is None else place, name="", version="", default_hp_metric=False)
-        if place is None:
-            warnings.warn(f"TensorBoard cannot write to {save_dir}, whose name is not UTF-8.", stacklevel=2)
-            self._experiment: Any = _DummyExperiment()
-
-    def resume_at(self, step: int) -> None:
-        """Tell TensorBoard to hide what was logged after `step`, for it will come again."""
-        self._kwargs["purge_step"] = step + 1  # the first to hide
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Hand figures to the thread that writes them."""
-        with self._writing():
-            super().log_metrics(dict(metrics), step)
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Bring the events to disk, if there are any: the file is made with the first, after `resume_at`."""
-        if self._experiment is None:
-            return
-        with self._writing():
-            self.experiment.flush()
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Bring the events to disk; close the file where nothing comes any more: what follows would open another."""
-        self.save()
-        if status != "success":
-            self.close()
-
-    @rank_zero_only
-    def close(self) -> None:
-        """Close the file, after the results."""
-        with self._writing():
-            self.experiment.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """UserError where the thread that writes has failed; its own complaint is not printed."""
-        threading.excepthook = _complain_about_others
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"Cannot write TensorBoard's events in {self.save_dir} ({error.strerror or error}); "
-                "make room there, or leave them out with logger=csv."
-            ) from error
-
-
-def _complain_about_others(args: threading.ExceptHookArgs) -> None:
-    if not isinstance(args.thread, _AsyncWriterThread):
-        threading.__excepthook__(args)
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,114 @@
+"""What came of a run: how good its best checkpoint is and why it ended, for its folder, its loggers and its caller."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from yinggem.callbacks.metrics_csv import MetricsCSV
+from yinggem.callbacks.tensorboard import TensorBoard
+from yinggem.commands.hyperparameters import hyperparameters, main_hyperparameters
+from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.evaluation import evaluate
+from yinggem.model.transformer import Transformer
+from yinggem.runs.layout import BEST, LAST, checkpoint
+from yinggem.runs.result import write_result
+from yinggem.training.datamodule import TextDataModule
+from yinggem.training.module import LanguageModule
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Args:
+        objective: bits per byte of the validation text, what searches minimise: of all figures it alone can be compared
+            across tokenizers.
+        ended: why the run ended, as half a sentence.
+        steps: optimizer steps of the run.
+        model: what was evaluated; None where nothing was: with trainer.fast_dev_run, and in processes but the first.
+        step: after which its weights were taken.
+        checkpoint: its file; None where no checkpoint was wanted, so that it is the last weights.
+        figures: as `Evaluation.to_dict`.
+    """
+
+    objective: float
+    ended: str
+    steps: int
+    model: Transformer | None = None
+    step: int = 0
+    checkpoint: Path | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate_run(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path) -> Outcome:
+    """Evaluate the best checkpoint on the whole validation text; the last weights where no checkpoint was wanted."""
+    ended, steps = why_it_ended(trainer), trainer.global_step
+    monitored = float(trainer.callback_metrics.get("val/bits_per_byte", math.nan))
+    if trainer.fast_dev_run or data.split is None:  # type: ignore[attr-defined]
+        return Outcome(monitored, ended, steps)
+    kept = checkpoint(folder, BEST, LAST)
+    if kept is None:
+        model = module.whole_model().eval()  # on every process
+    if not trainer.is_global_zero:
+        return Outcome(monitored, ended, steps)
+    step = steps
+    if kept is not None:
+        model, _ = load_model(kept, module.device)
+        step = int(read_checkpoint(kept)["global_step"])
+    figures = evaluate(
+        model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
+    ).to_dict()
+    return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures)
+
+
+def why_it_ended(trainer: pl.Trainer) -> str:
+    """Half a sentence that names the setting which ended the run."""
+    epochs, callbacks = trainer.fit_loop.epoch_progress.current.processed, trainer.callbacks  # type: ignore[attr-defined]
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "trainer.fast_dev_run is one batch"
+    if trainer.global_step == trainer.max_steps:
+        return f"trainer.max_steps={trainer.max_steps} is reached"
+    if trainer.max_epochs is not None and 0 < trainer.max_epochs <= epochs:
+        return f"trainer.max_epochs={trainer.max_epochs} is reached"
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.wait_count >= max(1, callback.patience):
+            times, patience = callback.wait_count, callback.patience
+            return (
+                f"{callback.monitor} did not improve in {times} validation{'s' * (times > 1)} "
+                f"(callbacks.early_stopping.patience={patience})"
+            )
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return callback.stopping_reason_message.rstrip(".")
+    for callback in callbacks:
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            return f"trainer.max_time={max_time(callback)} is over"
+    return "a callback asked for the end" if trainer.should_stop else "there was nothing to train on"
+
+
+def max_time(timer: Timer) -> str:
+    """The limit of a timer as trainer.max_time is typed, DD:HH:MM:SS."""
+    seconds = round(timer.time_elapsed() + (timer.time_remaining() or 0))
+    minutes, hours = seconds // 60, seconds // 3600
+    return f"{hours // 24:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
+
+
+def record_outcome(outcome: Outcome, trainer: pl.Trainer, config: dict[str, Any], folder: Path) -> None:
+    """Leave it in result.json and with the loggers, as the last they hear of the run."""
+    if not outcome.figures:
+        return
+    ran = {"steps": outcome.steps, "best_step": outcome.step, "ended": outcome.ended}
+    write_result(folder, outcome.figures | ran)
+    results = {f"final/{name}": outcome.figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    parameters = main_hyperparameters(hyperparameters(config, folder), folder)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoard):
+            logger.log_hyperparams(parameters, results, trainer.global_step)
+        elif not isinstance(logger, MetricsCSV):  # which holds curves only
+            logger.log_metrics(results, trainer.global_step)
+        if hasattr(logger, "close"):
+            logger.close()
