@@ -133,3 +133,10 @@ def test_every_command_of_every_page_can_be_typed(command, tmp_path, monkeypatch
 def test_every_group_that_can_be_chosen_is_named_on_a_page():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [group for group in GROUPS if not re.search(rf"\b{group}=", text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.-])((?:tests|benchmarks|conf|docs|yinggem|hydra_plugins)/[\w/.-]+\.\w+)", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
