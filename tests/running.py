@@ -82,7 +82,7 @@ def elsewhere(*arguments: object, cwd: Path, **environment: str) -> Done:
     """Run the command as a user does, in a process of its own."""
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, env=os.environ | environment, timeout=600,
+        cwd=cwd, capture_output=True, text=True, env=os.environ | environment, timeout=900,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
 

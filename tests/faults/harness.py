@@ -100,7 +100,7 @@ class Place:
         """Whether the command line of a run is on disk as a whole."""
         return any(path.read_text().endswith("\n") for path in find_paths(self.outputs, "*/*/.hydra/overrides.yaml"))
 
-    def wait_for_checkpoint(self, process: "Process", seconds: float = 240) -> None:
+    def wait_for_checkpoint(self, process: "Process", seconds: float = 900) -> None:
         """Until the process has written a best.ckpt."""
         end = time.monotonic() + seconds
         while not find_paths(self.outputs, "*/*/checkpoints/best.ckpt"):
@@ -138,7 +138,7 @@ class Process:
     def status(self) -> int | None:
         return self.popen.poll()
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 900) -> int:
         """Until it ends by itself."""
         try:
             return self.popen.wait(seconds)
@@ -172,7 +172,7 @@ class Process:
             time.sleep(0.0005)
         return None
 
-    def hit(self, phase: str, number: int, rng: random.Random, seconds: float = 240) -> bool:
+    def hit(self, phase: str, number: int, rng: random.Random, seconds: float = 900) -> bool:
         """Send signal `number` at a random moment of a phase; False when the process ended before that."""
         wanted = {phase, "launch"} if phase == "start-up" and number == signal.SIGKILL else {phase}
         end, looks = time.monotonic() + seconds, 0

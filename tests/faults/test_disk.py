@@ -29,7 +29,7 @@ def small_disk(tmp_path, straight):
 
 
 def assert_ended_well(place: Place, process, reason: str) -> None:
-    assert process.wait(120) == 2 and process.sentence(), process.told()
+    assert process.wait() == 2 and process.sentence(), process.told()
     assert reason in process.sentence() and "Cannot write" in process.sentence(), process.told()
     assert process.told().count(reason) == 1, process.told()  # no second complaint, of TensorBoard's thread or another
     read_checkpoint(place.run_folder() / "checkpoints" / "last.ckpt")

@@ -99,7 +99,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
         for sent in [pool.submit(signal_job, place, name, number, process)
                      for name, number in (("1", signal.SIGUSR2), ("2", signal.SIGKILL))]:  # fmt: skip
             sent.result()
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     (sweep,) = (path.parent for path in place.glob("outputs/*/*/multirun.yaml"))
     assert process.returncode == 2 and "error in job 2: Its process ended without a word" in err, (out, err)
     assert [json.loads((sweep / name / "result.json").read_text()).keys() >= {"loss"} for name in "012"] == [
@@ -121,7 +121,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
 def test_hydras_own_name_of_the_local_launcher_works_and_a_search_runs_in_batches(place):
     short = ["trainer.max_steps=15", "data.path=own.txt"]
     process = started(place, *JOBS, *short, "hydra/launcher=submitit_local", "seed=0,1")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0 and err == "" and "finished" in out, (out, err)
     searched = here("-m", *JOBS, *short, "launcher=local", "sweep=search", "sweep.n_jobs=2", "sweep.n_trials=3",
                     "optimizer.lr=interval(0.01,0.05)", "outputs=searched")  # fmt: skip
@@ -147,7 +147,7 @@ def test_slurm_gets_an_array_with_its_limits_and_a_job_put_back_goes_on(place, s
     process = started(place, *JOBS, "launcher=slurm", "optimizer.lr=0.01,0.02", "hydra.launcher.array_parallelism=1",
                       "hydra.launcher.partition=big", "hydra.launcher.gpus_per_node=0")  # fmt: skip
     signal_job(place, "0", signal.SIGUSR2, process)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, (out, err, (slurm / "jobs.log").read_text())
     assert (slurm / "asked").read_text() == "requeue 4242_0\n"
     script = (slurm / "script.sh").read_text()
