@@ -78,7 +78,7 @@ def signal_job(place: Path, name: str, number: int, process: subprocess.Popen) -
     while not (found := find_paths(place, f"outputs/*/*/{name}/checkpoints/last.ckpt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
-    lock = str(found[0].parents[2] / f".{name}.lock")
+    lock = str(found[0].parents[1] / ".hydra" / "lock")
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdecimal() and lock in map(os.readlink, (entry / "fd").iterdir()):
