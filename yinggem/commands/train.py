@@ -85,9 +85,21 @@ class TrainCommand:
         self.typed: list[str] = []  # settings, without what is continued
         self.flags: list[str] = []
         self.resumption: Resumption | None = None
-        self.sweep: Path | None = None  # the folder of many jobs
+        self.old_sweep: Path | None = None  # the folder of many jobs that are continued
         self.folder: Path | None = None  # of the run, or of the job that runs now
         self.training = False  # whether its training has begun: from then on a run writes, and can be continued
+
+    @property
+    def many(self) -> bool:
+        """Whether the command runs the jobs of a sweep."""
+        return "-m" in self.flags or "--multirun" in self.flags
+
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the jobs, once there is one."""
+        typed = value_of("hydra.sweep.dir", self.typed)
+        new = Path(unquoted(typed)) if typed else self.start.claimed
+        return self.old_sweep or (new if self.many else None)
 
     def __reduce__(self) -> Any:
         """In the process of a launcher, a job begins anew."""
@@ -117,8 +129,6 @@ class TrainCommand:
             name, sys.argv[1:] = self._to_compose(words)
             OmegaConf.register_new_resolver("new_folder", self.start.claim, use_cache=True, replace=True)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(self.job)()
-            many = any(word in ("-m", "--multirun") for word in self.flags)
-            self.sweep = self.sweep or (self.start.claimed if many else None)
             status = conclude(self.sweep) if self.sweep else 0
             self.start.withdraw()  # of trainer.fast_dev_run, which leaves nothing
             return status
@@ -132,10 +142,10 @@ class TrainCommand:
         if not wanted or wanted in ("null", "auto"):
             return TODAY, [*self.flags, *self.typed]
         outputs = Path("outputs" if place is None else unquoted(place))
-        if "-m" in self.flags or "--multirun" in self.flags:
-            self.sweep, old, folders = find_sweep(unquoted(wanted), outputs)
+        if self.many:
+            self.old_sweep, old, folders = find_sweep(unquoted(wanted), outputs)
             settings = last_of_each([*old, *self.typed])
-            return TODAY, [*self._with_folders(folders), *settings, f"hydra.sweep.dir={quoted(self.sweep)}"]
+            return TODAY, [*self._with_folders(folders), *settings, f"hydra.sweep.dir={quoted(self.old_sweep)}"]
         run = self.resumption = find_resumption(unquoted(wanted), outputs)
         where = []
         if run.overrides or run.config or run.checkpoint is None:  # or else a checkpoint of no run folder
