@@ -87,3 +87,12 @@ assert generate.run(generate.main) == 0
 def test_the_architecture_needs_nothing_but_the_standard_library():
     loaded = loaded_by("import yinggem.model.config, yinggem.inference.sampling, yinggem.common.command_line")
     assert not loaded & (HEAVY | {"torch", "numpy", "tiktoken"})
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["model.config", "inference.verification", "inference.sampling", "inference.completion", "text.tokenizer"],
+)
+def test_what_another_engine_needs_loads_no_torch(module):
+    """Tokenizers, the architecture, the check of a file, sampling settings and completion; each in its own process."""
+    assert "torch" not in loaded_by(f"import yinggem.{module}")

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "common/verified_files.py": "text/test_token_cache.py",
     "inference/completion.py": "inference/test_generation.py",
     "inference/sampling.py": "inference/test_generation.py",
+    "inference/verification.py": "inference/test_checkpoint.py",
     "model/activations.py": "model/test_layers.py",
     "model/config.py": "model/test_transformer.py",
     "model/kernels/banded_attention.py": "model/test_attention.py",

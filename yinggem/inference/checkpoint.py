@@ -1,4 +1,4 @@
-"""Checkpoint files: what YingGem adds to them, finding them, and reading them without trust.
+"""Checkpoint files: what YingGem adds to them, writing them, and reading them without trust.
 
 A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
 "model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data, and how the
@@ -7,10 +7,8 @@ checked before it is believed, and it never runs code.
 """
 
 import os
-import pickletools
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_utf8, write_atomically
+from yinggem.inference.verification import refusal, verify
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 from yinggem.model.quantization import is_usable, quantization_of, quantize, weights_in
@@ -29,13 +28,6 @@ from yinggem.text.tokenizer import Tokenizer, from_state_dict
 FORMAT = 1
 PREFIX = "model."
 LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # as yinggem.common.files names what it writes
-
-# What plain data and tensors need, and nothing of what else weights_only allows: torch.FloatTensor(10**12) is a bomb.
-PLAIN = re.compile(
-    r"collections (OrderedDict|Counter)|_codecs encode|builtins (set|complex)|torch (Size|device|\w+Storage)"
-    r"|torch (bool|uint\d+|int\d+|float\d+|bfloat16|complex\d+)|torch\._utils _rebuild_(tensor_v2|parameter)"
-)
-MAX_PICKLE = 1 << 28  # bytes of structure, tensors apart
 
 
 def metadata(config: ModelConfig, tokenizer: Tokenizer, **more: Any) -> dict[str, Any]:
@@ -87,12 +79,12 @@ def load_model(
     try:
         config, tokenizer = ModelConfig.from_dict(entry.get("model_config")), from_state_dict(entry.get("tokenizer"))
     except UserError as error:
-        raise _refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
+        raise refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
     if tokenizer.vocab_size != config.vocab_size:
-        raise _refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
+        raise refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
     kept_as = entry.get("quantization")
     if kept_as not in (None, *QUANTIZATIONS):
-        raise _refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
+        raise refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
     weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
     with torch.device("meta"), _SkipInitialisation():
         model = Transformer(config)
@@ -121,7 +113,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises:
         UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data.
     """
-    _verify(path)
+    verify(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -131,13 +123,14 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
                 with open(path, "rb") as file:
                     content = torch.load(file, map_location=map_location, weights_only=True)
     except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
-        raise _refusal(path, "cannot be read as plain data and tensors") from None
+        raise refusal(path, "cannot be read as plain data and tensors") from None
     entry = content.get("yinggem") if isinstance(content, dict) else None
     if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
-        raise _refusal(path, "was not written by YingGem")
+        raise refusal(path, "was not written by YingGem")
     if not isinstance(entry.get("format"), int) or entry["format"] != FORMAT:  # a tensor has no single answer
-        raise _refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
-    return content
+        raise refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
+    checked: dict[str, Any] = content
+    return checked
 
 
 def clean_leftovers(folder: str | Path) -> list[Path]:
@@ -163,48 +156,6 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _refusal(path: str | Path, reason: str) -> UserError:
-    return UserError(f"The checkpoint {path} {reason}; use another one, such as a last.ckpt that train.py wrote.")
-
-
-def _verify(path: str | Path) -> None:
-    """Check the archive before torch opens it; torch.load compares no checksum. 540 MB take 0.25 s."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise OSError(0, "not a file")
-        with open(path, "rb") as file:
-            size, magic = os.fstat(file.fileno()).st_size, file.read(2)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Cannot read the checkpoint {path} ({reason}); name a file that train.py wrote.") from None
-    if magic != b"PK" and not zipfile.is_zipfile(path):
-        raise _refusal(path, "is empty" if not size else "is not a file of torch.save")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _verify_entries(path, archive, size)
-    except UserError:
-        raise
-    except Exception:  # zipfile raises half a dozen kinds on damaged headers
-        raise _refusal(path, "is damaged or cut short") from None
-
-
-def _verify_entries(path: str | Path, archive: zipfile.ZipFile, size: int) -> None:
-    entries = archive.infolist()
-    if sum(entry.file_size for entry in entries) > size or any(entry.compress_type for entry in entries):
-        raise _refusal(path, "is damaged or claims more than it holds")
-    for entry in entries:
-        with archive.open(entry) as file:
-            while file.read(1 << 20):  # zipfile compares the checksum at the end
-                pass
-    structure = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-    if len(structure) != 1 or structure[0].file_size > MAX_PICKLE:
-        raise _refusal(path, "is not a file of torch.save")
-    for opcode, name, _ in pickletools.genops(archive.read(structure[0])):
-        if "GLOBAL" in opcode.name and not PLAIN.fullmatch(str(name)):
-            thing = str(name)[:80].replace(" ", ".")
-            raise _refusal(path, f"was refused, for it holds {thing!r}: more than plain data, and it could run code")
-
-
 class _SkipInitialisation(TorchFunctionMode):
     """Leave weights as they are made: they are replaced, and drawing numbers on "meta" imports a compiler for 1 s."""
 
@@ -221,13 +172,13 @@ def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig,
     for name, tensor in weights.items():
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or not tensor.is_contiguous() or not (kind or tensor.is_floating_point()):
-            raise _refusal(path, f"holds no plain weights under {name[:80]!r}")
+            raise refusal(path, f"holds no plain weights under {name[:80]!r}")
     if not kind and len({tensor.dtype for tensor in weights.values()}) > 1:
-        raise _refusal(path, "mixes weights of several types")
+        raise refusal(path, "mixes weights of several types")
     count = sum(weights_in(name, tensor, kind) for name, tensor in weights.items())
     held = sum(tensor.nbytes for tensor in weights.values())
     if count != config.parameters or held > os.path.getsize(path):
-        raise _refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
+        raise refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
     return weights
 
 
@@ -240,7 +191,7 @@ def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer,
     for name in sorted(expected.keys() | found.keys()):
         have, want = found.get(name, "nothing"), expected.get(name, "nothing")
         if have != want:
-            raise _refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
+            raise refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
     for name, tensor in weights.items():
         if quantized and not is_usable(name, tensor):
-            raise _refusal(path, f"holds numbers under {name[:80]!r} that no weights have")
+            raise refusal(path, f"holds numbers under {name[:80]!r} that no weights have")

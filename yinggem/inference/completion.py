@@ -1,15 +1,14 @@
 """Generation for people: a prompt of text in, pieces of text out, ended by a stop string or a length."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from yinggem.common.errors import UserError
-from yinggem.inference.generation import generate
 from yinggem.inference.sampling import Sampling
-from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import StreamDecoder, Tokenizer
+
+if TYPE_CHECKING:
+    from yinggem.model.transformer import Transformer
 
 
 class StopStrings:
@@ -78,7 +77,7 @@ class Completion:
 
 
 def complete(
-    model: Transformer,
+    model: "Transformer",
     tokenizer: Tokenizer,
     prompt: str,
     max_new_tokens: int,
@@ -93,15 +92,21 @@ def complete(
     Raises:
         UserError: the tokenizer cannot encode the prompt (at once), or as `generate` (while it runs).
     """
+    import torch  # here and not at the top: other engines complete text with the rest of this module
+
+    from yinggem.inference.generation import generate
+
     samples = [Completion(tokenizer, seed, stops) for seed in seeds]
     device = next(model.parameters()).device
     rows = torch.tensor([prompt_ids(tokenizer, prompt)], device=device).expand(len(seeds), -1)
-    return _advance(samples, generate(model, rows, max_new_tokens, sampling, seeds))
+    steps = generate(model, rows, max_new_tokens, sampling, seeds)
+    return advance(samples, (tokens.tolist() for tokens in steps))
 
 
-def _advance(samples: list[Completion], steps: Iterator[torch.Tensor]) -> Iterator[tuple[int, str, Completion]]:
+def advance(samples: list[Completion], steps: Iterator[list[int]]) -> Iterator[tuple[int, str, Completion]]:
+    """Give each step's ids to the samples, one id each, until all have ended; yields as `complete`."""
     for tokens in steps:
-        for number, (sample, token) in enumerate(zip(samples, tokens.tolist(), strict=True)):
+        for number, (sample, token) in enumerate(zip(samples, tokens, strict=True)):
             if sample.finish_reason is None:
                 yield number, sample.push(token), sample
         if all(sample.finish_reason for sample in samples):
@@ -122,7 +127,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def complete_text(
-    model: Transformer, tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int
+    model: "Transformer", tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int
 ) -> str:
     """One sample's text without its prompt, all at once."""
     return "".join(piece for _, piece, _ in complete(model, tokenizer, prompt, max_new_tokens, sampling, [seed]))

@@ -69,4 +69,5 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.down(self.activation(self.gate_up(x) if self.gated else self.up(x)))
+        out: Tensor = self.down(self.activation(self.gate_up(x) if self.gated else self.up(x)))
+        return out

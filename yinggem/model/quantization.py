@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from yinggem.common.errors import UserError
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.model.kernels.integer_matrix import FAR, GROUP, HUGE, TINY, Int4Matrix, Int8Matrix, QuantizedMatrix
-from yinggem.model.transformer import TiedHead, Transformer
+from yinggem.model.layers import TiedHead
+from yinggem.model.transformer import Transformer
 
 SHARED = (".scale", ".zero")  # ends of names in a state dict: of many weights
 

@@ -42,7 +42,8 @@ class Attention(nn.Module):
             key, value = cache.extend(layer, key, value)
         dropout = self.dropout if self.training else 0.0
         out = self.attend(query, key, value, self.window, dropout, self.backend)
-        return self.output(out.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.output(out.transpose(1, 2).flatten(2))
+        return mixed
 
     def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> query (B, Hq, T, d), key and value (B, Hkv, T, d), normalised and rotated as configured."""
@@ -72,7 +73,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, layer))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return out
 
 
 class Transformer(nn.Module):
@@ -103,7 +105,8 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) -> logits (B, T, V)."""
-        return self.head(self.hidden(tokens))
+        logits: Tensor = self.head(self.hidden(tokens))
+        return logits
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats of the predictions after `tokens` (B, T) against `targets` (B, T), a scalar.
@@ -130,11 +133,13 @@ class Transformer(nn.Module):
             x = block.forward(x, angles, cache, layer) if cache else block(x, angles)
         if cache:
             cache.advance(length)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, V), float32, of the token that follows `tokens` (B, T), which continue the text in the cache."""
-        return self.head(self.hidden(tokens, cache)[:, -1:])[:, 0].float()
+        logits: Tensor = self.head(self.hidden(tokens, cache)[:, -1:])[:, 0].float()
+        return logits
 
     def compile_blocks(self) -> None:
         """torch.compile every block in place: the state dict keeps its names.

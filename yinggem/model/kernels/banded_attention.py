@@ -18,7 +18,8 @@ SCORES = 1 << 20  # of one step on the CPU: 4 MiB that stay in its cache between
 
 def banded_attention(query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float = 0.0) -> Tensor:
     """As `yinggem.model.attention.attention`: (B, Hq, T, d), twice (B, Hkv, S, d) -> (B, Hq, T, d)."""
-    return _Banded.apply(query, key, value, window, dropout)
+    out: Tensor = _Banded.apply(query, key, value, window, dropout)
+    return out
 
 
 class _Banded(torch.autograd.Function):

@@ -12,7 +12,8 @@ CHUNK_ELEMENTS = 1 << 25  # logits that exist at once: 128 MiB in float32; small
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """scale * the summed cross-entropy of hidden (N, D) by weight (V, D) and bias (V,) against targets (N,)."""
-    return _ChunkedCrossEntropy.apply(hidden, weight, targets, bias, scale)
+    out: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, bias, scale)
+    return out
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

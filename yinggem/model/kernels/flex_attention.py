@@ -20,7 +20,8 @@ def flex_attention(query: Tensor, key: Tensor, value: Tensor, window: int) -> Te
     mask = _block_mask(query.size(2), key.size(2), window, str(query.device))
     grouped = query.size(1) != key.size(1)
     if query.is_cuda:
-        return _compiled_flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+        out: Tensor = _compiled_flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+        return out
     with warnings.catch_warnings():  # uncompiled it holds every score at once, and says so; here it is for comparison
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         return flex.flex_attention(query, key, value, block_mask=mask, enable_gqa=grouped)

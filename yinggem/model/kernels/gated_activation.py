@@ -34,7 +34,8 @@ def gated_silu(gate_up: Tensor) -> Tensor:
 
 def _gated(gate_up: Tensor, function: Gate) -> Tensor:
     if torch.is_grad_enabled():
-        return _Gated.apply(gate_up, function)
+        out: Tensor = _Gated.apply(gate_up, function)
+        return out
     return _multiply(gate_up, function)  # a decoding step is so short that calling an autograd function shows
 
 

@@ -155,7 +155,8 @@ class Int4Matrix(QuantizedMatrix):
         packed, scale_and_zero = self._packed_once(self.nibbles)
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows.bfloat16(), packed, GROUP, scale_and_zero)
         out = out[:, : len(self.nibbles)]
-        return out.float() if bias is None else out + bias
+        result: Tensor = out.float() if bias is None else out + bias
+        return result
 
     def _pack(self, integers: Tensor) -> tuple[Tensor, Tensor]:
         more = -len(integers) % PADDED

@@ -65,7 +65,8 @@ def is_cpu_float32(tensor: Tensor) -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias; `weight` may be transposed in memory."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
 
 
 def prepare_linear(weight: Tensor, bias: Tensor | None, rows: int) -> PreparedLinear | None:

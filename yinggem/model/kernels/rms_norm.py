@@ -10,7 +10,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., size) / sqrt(mean(x^2) + eps) * weight (size,), reduced in float32 and cast back to x's dtype."""
     if not torch.is_grad_enabled():  # a decoding step is so short that calling an autograd function shows
         return _normalize(x, weight, eps)[0]
-    return _RMSNorm.apply(x, weight, eps)
+    out: Tensor = _RMSNorm.apply(x, weight, eps)
+    return out
 
 
 def _normalize(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
