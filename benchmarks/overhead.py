@@ -29,7 +29,6 @@ from yinggem.commands.report import silence_libraries
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.model.transformer import Transformer
-from yinggem.training.optimizers import make_optimizer
 
 LOGGED = 10  # trainer.log_every_n_steps
 
@@ -64,7 +63,7 @@ def by_lightning(steps: int) -> float:
 
 def by_hand(model: Transformer, module: Any, batches: Iterable[Any], steps: int) -> float:
     """Seconds a step of a plain loop."""
-    optimizer, schedule = make_optimizer(module._optimizer, module._scheduler, model, steps)
+    optimizer, schedule = module.make_optimizer(steps)
     times = []
     for inputs, targets in islice(batches, steps):
         times.append(time.perf_counter())

@@ -22,7 +22,7 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.assets import SHAKESPEARE, read_asset
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.datamodule import TextDataModule
-from yinggem.training.optimizers import make_optimizer
+from yinggem.training.optimizers import make_optimizer, make_schedule
 from yinggem.training.streaming import StreamingDataModule
 from yinggem.training.trainer import Trainer
 
@@ -130,7 +130,8 @@ def test_optimizers_under_every_schedule(composed, optimizer, scheduler):
     cfg = composed(f"optimizer={optimizer}", f"scheduler={scheduler}")
     model = Transformer(instantiate(cfg.model, vocab_size=50))
     partials = instantiate(cfg.optimizer), instantiate(cfg.scheduler)
-    made, schedule = make_optimizer(*partials, model, total_steps=100)
+    made = make_optimizer(partials[0], model)
+    schedule = make_schedule(partials[1], made, total_steps=100)
     assert isinstance(made, get_class(cfg.optimizer._target_)) and isinstance(schedule, KINDS["scheduler"])
     assert all(group["initial_lr"] > 0 for group in made.param_groups)
     before = [weights.clone() for weights in model.parameters()]

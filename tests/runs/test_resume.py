@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from running import same
+from torch.optim.lr_scheduler import StepLR
 
 from yinggem.callbacks.last_checkpoint import LastCheckpoint
 from yinggem.callbacks.lightning_monitors import LearningRateMonitor
@@ -23,6 +24,7 @@ from yinggem.training.trainer import Trainer
 OPTIMIZERS = {
     "adafactor": partial(torch.optim.Adafactor, lr=0.03),
     "flat": partial(torch.optim.Adafactor, lr=0.03),
+    "stepped": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     "adamw": partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),
     "muon": partial(MuonAdamW, lr=0.02),
 }
@@ -54,7 +56,7 @@ def train(folder, corpus, optimizer, resume=False, keep=None, **options):
     )
     data.setup()
     config = ModelConfig(256, 16, 2, 2, 1, 24, attention_window=8, dropout=0.1, attention_dropout=0.1)
-    schedule = constant if optimizer == "flat" else trapezoid
+    schedule = {"flat": constant, "stepped": partial(StepLR, step_size=5)}.get(optimizer, trapezoid)
     module = LanguageModule(Transformer(config), data.tokenizer, OPTIMIZERS[optimizer], schedule, 16)
     logger = MetricsCSV(str(folder))
     checkpoint = str(folder / "last.ckpt") if resume else None
@@ -81,9 +83,11 @@ def train(folder, corpus, optimizer, resume=False, keep=None, **options):
 
 SHAPES = {
     "by epochs": {},
-    "every 3 batches": {"val_check_interval": 3, "check_val_every_n_epoch": None},
+    "every 3 steps": {"val_check_interval": 3, "check_val_every_n_epoch": None},
     "twice an epoch": {"val_check_interval": 0.5},
-    "accumulating": {"accumulate_grad_batches": 2, "val_check_interval": 4, "check_val_every_n_epoch": None},
+    "accumulating": {"accumulate_grad_batches": 3, "val_check_interval": 2, "check_val_every_n_epoch": None},
+    "accumulating, parts of an epoch": {"accumulate_grad_batches": 3, "val_check_interval": 0.4},
+    "accumulating, steps of an epoch": {"accumulate_grad_batches": 2, "val_check_interval": 3},
     "by steps": {"max_epochs": -1, "max_steps": 17, "val_check_interval": 5, "check_val_every_n_epoch": None},
 }
 FAST = ("accumulating",)
@@ -93,7 +97,7 @@ FAST = ("accumulating",)
     ("optimizer", "shape"),
     [("adafactor", shape) for shape in FAST]
     + [pytest.param("adafactor", shape, marks=pytest.mark.slow) for shape in SHAPES if shape not in FAST]
-    + [pytest.param(optimizer, "every 3 batches", marks=pytest.mark.slow) for optimizer in ("adamw", "muon")],
+    + [pytest.param(optimizer, "every 3 steps", marks=pytest.mark.slow) for optimizer in ("adamw", "muon", "stepped")],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_continued_after_any_step_ends_with_the_same_bits(tmp_path, optimizer, shape):

@@ -1,5 +1,7 @@
 """Windows: which tokens are predicted, in which order, and where a loader continues."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from yinggem.training.datamodule import (
     EvaluationBatches,
     TextDataModule,
     TrainingBatches,
+    TrainingLoader,
     WindowLoader,
 )
 
@@ -54,7 +57,7 @@ def batches_of(loader):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_continues_after_any_batch(workers):
     def loader():
-        return WindowLoader(np.arange(200), TrainingBatches(200, 8, 4, 7, 0, 1), num_workers=workers)
+        return TrainingLoader(np.arange(200), TrainingBatches(200, 8, 4, 7, 0, 1), num_workers=workers)
 
     straight = loader()
     straight.batches.set_epoch(3)
@@ -65,7 +68,7 @@ def test_a_loader_continues_after_any_batch(workers):
         iterator = iter(first)
         for _ in range(stop):
             next(iterator)
-        state = first.state_dict() if stop else {"epoch": 3, "position": 0}
+        state = first.state_dict() if stop else {"epoch": 3, "windows": 0}
         second = loader()
         second.load_state_dict(state)
         iterator = iter(second)
@@ -75,6 +78,36 @@ def test_a_loader_continues_after_any_batch(workers):
         assert all(torch.equal(a, b) for a, b in zip(rest, whole[stop:], strict=True))
         second.batches.set_epoch(4)
         assert len(batches_of(second)) == len(whole), "the next epoch starts at its beginning"
+
+
+@pytest.mark.parametrize(("before", "after"), [((4, 1), (6, 1)), ((4, 2), (8, 1)), ((3, 1), (1, 3)), ((4, 1), (99, 1))])
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_batches_of_another_size_or_on_other_ranks_leave_out_no_window_and_repeat_none(before, after, done):
+    """All windows of the epoch, in its order; only the last batch is filled up."""
+
+    def share(rank, size, ranks):
+        return TrainingLoader(np.arange(250), TrainingBatches(250, 8, size, 7, rank, ranks))
+
+    def starts(batches):
+        return [int(start) for batch in zip(*batches, strict=True) for inputs, _ in batch for start in inputs[:, 0]]
+
+    first = [share(rank, *before) for rank in range(before[1])]
+    seen = starts([list(itertools.islice(loader, done)) for loader in first])
+    state = first[0].state_dict() if done else {"epoch": 0, "windows": 0}
+    second = [share(rank, *after) for rank in range(after[1])]
+    for loader in second:
+        loader.load_state_dict(state)
+    left = [list(loader) for loader in second]
+    assert {len(batches) for batches in left} == {len(second[0]) - second[0].batches_done}
+    seen += starts(left)
+    order = training_windows(250, 8, 7, 0).tolist()
+    assert seen[: len(order)] == order and len(seen) - len(order) < after[0] * after[1]
+
+
+def test_a_position_of_version_0_1_0_counts_batches():
+    loader = TrainingLoader(np.arange(200), TrainingBatches(200, 8, 4, 7, 0, 1))
+    loader.load_state_dict({"epoch": 0, "position": 2})
+    assert loader.state_dict() == {"epoch": 0, "windows": 8} and loader.batches_done == 2
 
 
 def test_a_text_shorter_than_one_window_is_refused(tmp_path):

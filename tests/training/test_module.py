@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -86,6 +87,23 @@ def test_accumulated_gradients_are_those_of_one_large_batch(data):
     torch.testing.assert_close(weights(one), weights(other), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("batches", [2, 3, 4, 5])
+def test_a_step_is_the_mean_gradient_of_its_batches_also_of_the_few_that_end_an_epoch(data, batches):
+    """Three batches a step, against a plain loop."""
+    module, plain, source = make_module(), make_module(), data(4)
+    make_trainer(max_steps=-1, max_epochs=1, accumulate_grad_batches=3, limit_train_batches=batches).fit(module, source)
+    source.trainer = None
+    given = list(islice(source.train_dataloader(), batches))
+    for start in range(0, batches, 3):
+        group = given[start : start + 3]
+        loss = torch.stack([plain.model.loss(*batch) for batch in group]).mean()
+        gradients = torch.autograd.grad(loss, list(plain.model.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(plain.model.parameters(), gradients, strict=True):
+                weight -= 0.5 * gradient
+    torch.testing.assert_close(weights(module), weights(plain), rtol=1e-4, atol=1e-6)
+
+
 def test_clipping_bounds_the_step_and_the_norm_before_it_is_kept(data):
     module = make_module()
     before = weights(module)
@@ -108,11 +126,16 @@ def test_dropout_depends_on_seed_epoch_and_batch_alone(data):
 
 
 def test_a_checkpoint_of_another_model_or_vocabulary_is_refused():
+    def attached(**shape) -> LanguageModule:
+        module = make_module(**shape)
+        module.trainer = make_trainer()
+        return module
+
     checkpoint: dict = {}
-    make_module().on_save_checkpoint(checkpoint)
-    make_module().on_load_checkpoint(checkpoint)
+    attached().on_save_checkpoint(checkpoint)
+    attached().on_load_checkpoint(checkpoint)
     with pytest.raises(UserError, match="another model"):
-        make_module(hidden_size=32).on_load_checkpoint(checkpoint)
+        attached(hidden_size=32).on_load_checkpoint(checkpoint)
     checkpoint["yinggem"]["tokenizer"] = {"name": "char", "characters": "ab"}
     with pytest.raises(UserError, match="another tokenizer"):
-        make_module().on_load_checkpoint(checkpoint)
+        attached().on_load_checkpoint(checkpoint)

@@ -12,7 +12,7 @@ from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.training.adafactor import LARGE, Adafactor
 from yinggem.training.muon import Muon, MuonAdamW, orthogonalized
-from yinggem.training.optimizers import make_optimizer, parameter_groups
+from yinggem.training.optimizers import make_optimizer, make_schedule, parameter_groups
 from yinggem.training.schedules import constant, trapezoid
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -155,7 +155,8 @@ def test_the_reference_optimizer_is_adafactor_with_relative_steps():
     adafactor = pytest.importorskip("transformers.optimization").Adafactor
     ours, theirs = small_model(), small_model()
     make = partial(torch.optim.Adafactor, lr=0.01, eps=(1e-15, 1e-3), beta2_decay=-0.8, d=1.0, weight_decay=0.0)
-    optimizer, schedule = make_optimizer(make, partial(constant, warmup_steps=10_000), ours, 100)
+    optimizer = make_optimizer(make, ours)
+    schedule = make_schedule(partial(constant, warmup_steps=10_000), optimizer, 100)
     other = adafactor(theirs.parameters(), relative_step=True, warmup_init=True, scale_parameter=True, lr=None)
     begin = [p.detach().clone() for p in ours.parameters()]
     for step in range(5):
@@ -169,4 +170,4 @@ def test_the_reference_optimizer_is_adafactor_with_relative_steps():
 
 def test_values_that_make_no_optimizer_are_named():
     with pytest.raises(UserError, match=r"optimizer does not take optimizer\.lr=-1\.0: "):
-        make_optimizer(partial(torch.optim.AdamW, lr=-1.0), constant, small_model(), 10)
+        make_optimizer(partial(torch.optim.AdamW, lr=-1.0), small_model())

@@ -135,7 +135,7 @@ def test_a_loader_continues_after_any_batch(made, tmp_path, workers):
         rest = [inputs for inputs, _ in iterator]
         assert len(rest) == len(straight) - stop
         assert all(torch.equal(a, b) for a, b in zip(rest, epochs[1][stop:], strict=True))
-        assert second.state_dict()["position"] == len(straight)
+        assert second.state_dict()["windows"] == len(straight) * BATCH
         second.set_epoch(0)
         assert torch.equal(next(iter(second))[0], epochs[0][0])
 

@@ -98,6 +98,8 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
             end = self._path_of_step(trainer.global_step)
             if str(end) not in self.best_k_models:
                 end.unlink(missing_ok=True)
+        if self.best_model_path:
+            pl_module.good_checkpoints["best"] = str(self._best)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, and let best.ckpt be the best."""
@@ -108,6 +110,9 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         if self._several and self.best_model_path != before and trainer.is_global_zero:
             link_atomically(Path(self.best_model_path), self._best)
+        if self.best_model_path:
+            module: Any = pl_module
+            module.good_checkpoints["best"] = str(self._best)
 
     def _save_the_end(self, trainer: pl.Trainer) -> None:
         """Keep the end of the run if it is good enough, outside of the state."""

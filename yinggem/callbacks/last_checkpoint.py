@@ -42,7 +42,6 @@ class LastCheckpoint(Checkpoint):
         check_whole_number("callbacks.last.every_n_steps", every_n_steps, 1, optional=True)
         check_number("callbacks.last.every_n_minutes", every_n_minutes, 0, optional=True)
         self.path = Path(dirpath) / "last.ckpt"
-        self.good = ""  # this checkpoint, once its weights have proved usable: validated, or trained on
         self._every_n_steps, self._every_n_minutes = every_n_steps, every_n_minutes
         self._saved_at, self._step, self._saved_step = time.monotonic(), -1, -1
         self._signum, self._process = 0, 0
@@ -99,7 +98,7 @@ class LastCheckpoint(Checkpoint):
         self._step = trainer.global_step
         module: Any = trainer.lightning_module
         if self._saved_step == trainer.global_step - 1 and bool(torch.isfinite(module.grad_norm)):
-            self.good = str(self.path)
+            module.good_checkpoints["last"] = str(self.path)  # its weights have proved usable: they were trained on
         loop = trainer.fit_loop
         if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
             return
@@ -119,7 +118,8 @@ class LastCheckpoint(Checkpoint):
         if is_final_validation(trainer):  # which a longer run does not have: last.ckpt is from before it
             return
         self._save(trainer)
-        self.good = str(self.path)
+        module: Any = pl_module
+        module.good_checkpoints["last"] = str(self.path)  # its weights have proved usable: they were validated
         if self._asked_to_stop(trainer):
             self._leave(trainer.global_step)
 
@@ -152,7 +152,8 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()  # what was logged before this step must not be lost with a kill after it
         trainer.save_checkpoint(self.path)
-        self.good, self._saved_at, self._saved_step = "", time.monotonic(), trainer.global_step
+        module.good_checkpoints.pop("last", None)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
 
 def _listened_to() -> list[int]:

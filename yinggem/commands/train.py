@@ -258,7 +258,8 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     if cfg.compile:
         model.compile_blocks()
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
-    module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed)
+    skippable = cfg.trainer.get("skip_bad_steps", 0)
+    module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed, skippable)
     parts: dict[str, Any] = {"profiler": instantiate(cfg.get("profiler"))}
     for name in ("logger", "callbacks"):  # a part without a target is left out: an experiment has settings for it
         parts[name] = [instantiate(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]

@@ -36,6 +36,9 @@ class TrainingBatches(Sampler[list[Window]]):
     The global batch g is windows g*R*B .. (g+1)*R*B of the epoch's order for R ranks with B windows each: the same
     windows whatever the number of ranks. The last batch is filled up with the first windows of the epoch, so that all
     have one shape; an epoch smaller than a batch is one smaller batch.
+
+    The position is a number of windows, of all ranks together. So a run may go on with batches of another size, or on
+    another number of ranks: no window of the epoch is left out, and none comes twice but to fill the last batch.
     """
 
     def __init__(
@@ -44,9 +47,20 @@ class TrainingBatches(Sampler[list[Window]]):
         self.tokens, self.length, self.batch_size, self.seed = tokens, length, batch_size, seed
         self.rank, self.ranks, self.repeat = rank, ranks, repeat  # repeat: the same windows in every epoch
         self.epoch = self.position = 0
+        self.windows = (tokens - 1) // length  # of an epoch
+        self.step = min(batch_size, -(-self.windows // ranks)) * ranks  # windows of a batch, of all ranks together
 
     def __len__(self) -> int:
-        return -(-((self.tokens - 1) // self.length) // (self.batch_size * self.ranks))
+        return -(-self.windows // self.step)
+
+    @property
+    def batches_done(self) -> int:
+        """Batches of an epoch without those that are left from the position on."""
+        return len(self) - self._left
+
+    @property
+    def _left(self) -> int:
+        return -(-max(0, self.windows - self.position) // self.step)
 
     @property
     def sampler(self) -> "TrainingBatches":
@@ -60,9 +74,9 @@ class TrainingBatches(Sampler[list[Window]]):
 
     def __iter__(self) -> Iterator[list[Window]]:
         starts = training_windows(self.tokens, self.length, self.seed, 0 if self.repeat else self.epoch)
-        step = min(self.batch_size, -(-len(starts) // self.ranks)) * self.ranks
-        together = np.resize(starts, (len(self), self.ranks, step // self.ranks))
-        for batch in together[self.position :, self.rank]:
+        end = self.position + self._left * self.step
+        together = np.resize(starts, end)[self.position :].reshape(self._left, self.ranks, self.step // self.ranks)
+        for batch in together[:, self.rank]:
             yield [(int(start), self.length) for start in batch]
 
 
@@ -82,32 +96,44 @@ class EvaluationBatches(Sampler[list[Window]]):
 
 
 class WindowLoader(DataLoader[Batch]):
-    """A DataLoader over a batch sampler, which can stop after any batch and continue with the next one.
-
-    Lightning keeps `state_dict` in its checkpoints.
-    """
+    """A DataLoader over a sampler of batches of windows."""
 
     def __init__(self, ids: Ids, batches: Sampler[list[Window]], **options: Any) -> None:
         super().__init__(Windows(ids), batch_sampler=batches, collate_fn=_unchanged, **options)
         self.batches = batches
-        self.yielded = 0
+
+
+class TrainingLoader(WindowLoader):
+    """The loader of a rank's training batches, which can stop after any batch and continue with the next one.
+
+    Lightning keeps `state_dict` in its checkpoints.
+    """
+
+    def __init__(self, ids: Ids, batches: TrainingBatches, **options: Any) -> None:
+        super().__init__(ids, batches, **options)
+        self.order, self.handed_out = batches, 0
 
     def __iter__(self) -> Any:
         """Lazily: the sampler learns its epoch between this call and the first batch."""
-        self.yielded = getattr(self.batches, "position", 0)
+        self.handed_out = self.order.position
         for batch in super().__iter__():
-            self.yielded += 1
+            self.handed_out += self.order.step
             yield batch
 
+    @property
+    def batches_done(self) -> int:
+        """How many batches of this size there would be before the position that was restored."""
+        return self.order.batches_done
+
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and batches of it that were handed out."""
-        return {"epoch": getattr(self.batches, "epoch", 0), "position": self.yielded}
+        """Epoch, and windows of it that were handed out, to all ranks together."""
+        return {"epoch": self.order.epoch, "windows": min(self.handed_out, self.order.windows)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state_dict` was taken."""
-        if isinstance(self.batches, TrainingBatches):
-            self.batches.epoch, self.batches.position = state["epoch"], state["position"]
-            self.yielded = state["position"]
+        """Continue where `state_dict` was taken. Version 0.1.0 counted batches: they are taken to be of this size."""
+        windows = state["windows"] if "windows" in state else state["position"] * self.order.step
+        self.order.epoch, self.order.position = state["epoch"], min(windows, self.order.windows)
+        self.handed_out = self.order.position
 
 
 class TextDataModule(LightningDataModule):
@@ -204,13 +230,13 @@ class TextDataModule(LightningDataModule):
         batches = TrainingBatches(
             len(split.train), self.context_length, self.batch_size, self.seed, rank, ranks, repeat
         )
-        return self._continued(self._loader(split.train, batches))
+        return self._continued(TrainingLoader(split.train, batches, **self._loading()))
 
     def val_dataloader(self) -> WindowLoader:
         """This rank's share of a full pass over the validation split."""
         split, (rank, ranks) = self._tokenized(), self._place()
         batches = EvaluationBatches(len(split.val), self.eval_context_length, self.eval_batch_size, rank, ranks)
-        return self._loader(split.val, batches)
+        return WindowLoader(split.val, batches, **self._loading())
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the training loader and what it reads, for checkpoints."""
@@ -242,9 +268,8 @@ class TextDataModule(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, ids: Ids, batches: Sampler[list[Window]]) -> WindowLoader:
-        pin = torch.cuda.is_available()
-        return WindowLoader(ids, batches, num_workers=self.num_workers, pin_memory=pin)
+    def _loading(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
 
 
 def _unchanged(batch: Any) -> Any:

@@ -8,22 +8,9 @@ a run that is made longer ends with the same bits as one that was that long from
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 if TYPE_CHECKING:
     from yinggem.training.trainer import Trainer
-
-
-class EpochLoop(_TrainingEpochLoop):
-    """Lightning's, with validations at their interval only."""
-
-    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
-        """Lightning also validates as soon as a run is asked to stop: that is left to the final validation."""
-        stopping, self.trainer.should_stop = self.trainer.should_stop, False
-        try:
-            return bool(super()._should_check_val_fx(data_fetcher))
-        finally:
-            self.trainer.should_stop = stopping
 
 
 def is_final_validation(trainer: pl.Trainer) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
@@ -18,13 +19,21 @@ from yinggem.inference.evaluation import Evaluation, evaluate_batch
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
+from yinggem.training.continuing import (
+    check_same_model,
+    check_same_optimizer,
+    recorded_settings,
+    schedule_after,
+    with_settings_of,
+)
 from yinggem.training.datamodule import Batch
 from yinggem.training.final_validation import is_final_validation
-from yinggem.training.optimizers import make_optimizer
+from yinggem.training.optimizers import make_optimizer, make_schedule
 from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+UNLIMITED = 1 << 60  # steps of a run that only time or patience ends
 VALIDATED = ("val/loss", "val/perplexity", "val/bits_per_byte")  # what callbacks can monitor
 
 
@@ -41,6 +50,7 @@ class LanguageModule(LightningModule):
         scheduler: called with the optimizer and total_steps; stepped after every optimizer step.
         context_length: tokens per window of an evaluation, saved for later ones.
         seed: decides dropout.
+        skip_bad_steps: how many steps with a non-finite gradient may be left out before the run stops.
     """
 
     def __init__(
@@ -51,12 +61,14 @@ class LanguageModule(LightningModule):
         scheduler: SchedulerFactory,
         context_length: int,
         seed: int = 0,
+        skip_bad_steps: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
         self.context_length = context_length
+        self.skip_bad_steps = skip_bad_steps
         self._optimizer, self._scheduler = optimizer, scheduler
-        make_optimizer(optimizer, scheduler, model, total_steps=1)  # refuses bad values before anything is written
+        self.make_optimizer(total_steps=1)  # refuses bad values before anything is written
         self._uses_dropout = bool(model.config.dropout or model.config.attention_dropout)
         lengths = torch.from_numpy(tokenizer.token_byte_lengths.astype(np.int64))
         self.token_bytes: Tensor
@@ -68,6 +80,14 @@ class LanguageModule(LightningModule):
         self.newest: dict[str, float] = {}  # the last value of every figure that was logged
         self.skipped_steps = 0
         self.validated_step = 0  # of the latest validation at its interval
+        self.good_checkpoints: dict[str, str] = {}  # "best", "last": whose weights proved usable; callbacks say which
+        self._settings: dict[str, Any] = {}  # of the optimizer, as configured, for checkpoints
+        self._rate_before: float | None = None  # the learning rate that a continued run had come to
+
+    def make_optimizer(self, total_steps: int) -> tuple[Optimizer, Any]:
+        """A new optimizer for the weights, and its schedule over a run of `total_steps`."""
+        optimizer = make_optimizer(self._optimizer, self.model)
+        return optimizer, make_schedule(self._scheduler, optimizer, total_steps)
 
     def configure_model(self) -> None:
         """Share the weights out over the processes, where the strategy does that."""
@@ -104,10 +124,17 @@ class LanguageModule(LightningModule):
             torch.manual_seed(int(words.generate_state(1, np.uint64)[0] >> 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+        """The mean loss of a batch, weighted so that the gradient of a step is the mean over all its batches.
+
+        Lightning divides by accumulate_grad_batches. The last step of an epoch may have fewer batches than that, and
+        so may the first one of a run that is continued with other sizes.
+        """
         loss = self.loss(batch)
         self._losses.append(loss.detach())
-        return loss
+        together = self.trainer.accumulate_grad_batches
+        first = batch_idx + 1 - len(self._losses)
+        end = min((batch_idx // together + 1) * together, self.trainer.num_training_batches)
+        return loss if end - first == together else loss * (together / (end - first))
 
     def configure_gradient_clipping(
         self,
@@ -128,8 +155,7 @@ class LanguageModule(LightningModule):
 
     def _skip_bad_step(self, optimizer: Optimizer) -> None:
         """Leave the weights as they are, or stop when that happened too often; every rank has the same gradients."""
-        allowed = getattr(self.trainer, "skip_bad_steps", 0)
-        if self.skipped_steps < allowed:
+        if self.skipped_steps < self.skip_bad_steps:
             self.skipped_steps += 1
             optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
             return
@@ -139,9 +165,8 @@ class LanguageModule(LightningModule):
     def bad_numbers(self, what: str, step: int) -> UserError:
         """The error that ends a run whose numbers went bad in `step`."""
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        good = [getattr(c, "good", "") or getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
-        good = [path for path in good if path]
-        kept = f"the last good checkpoint is {good[-1]}" if good else "no good checkpoint was written yet"
+        good = self.good_checkpoints.get("last") or self.good_checkpoints.get("best")
+        kept = f"the last good checkpoint is {good}" if good else "no good checkpoint was written yet"
         return UserError(
             f"{what} at step {step} with learning rate {rate:g}; {kept}: lower optimizer.lr, or allow some skipped "
             "steps with trainer.skip_bad_steps=N."
@@ -202,40 +227,67 @@ class LanguageModule(LightningModule):
         figures = dict(zip(VALIDATED, (loss, total.perplexity, total.bits_per_byte), strict=True))
         self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            if not is_final_validation(
-                self.trainer
-            ):  # at the end Lightning counts an epoch that was broken off as done
+            if not is_final_validation(self.trainer):  # at the end Lightning counts a part of an epoch as a whole one
                 self.validated_step = self.global_step
                 figures |= {"epoch": self.current_epoch}
             self.log_figures(figures, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule over the whole run, stepped after every optimizer step."""
-        steps = self.trainer.estimated_stepping_batches
-        total = int(steps) if math.isfinite(steps) and steps > 0 else 1 << 60  # bounded by time or patience alone
-        optimizer, scheduler = make_optimizer(self._optimizer, self._scheduler, self.model, total)
+        optimizer = make_optimizer(self._optimizer, self.model)
+        self._settings = recorded_settings(optimizer)
+        scheduler = make_schedule(self._scheduler, optimizer, self.total_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    @property
+    def total_steps(self) -> int:
+        """The optimizer steps that the schedule spans."""
+        steps = self.trainer.estimated_stepping_batches
+        return int(steps) if math.isfinite(steps) and steps > 0 else UNLIMITED
+
+    def on_train_start(self) -> None:
+        """Where a run is continued, compute the learning rate anew: the checkpoint brought the old schedule."""
+        before, self._rate_before = self._rate_before, None
+        if before is None:
+            return
+        (config,), (optimizer,) = self.trainer.lr_scheduler_configs, self.trainer.optimizers
+        config.scheduler = schedule_after(self.global_step, self._scheduler, optimizer, self.total_steps)
+        rate = optimizer.param_groups[0]["lr"]
+        if not math.isclose(rate, before, rel_tol=1e-9):
+            length = "" if self.total_steps == UNLIMITED else f"; the schedule now spans {self.total_steps:,} steps"
+            rank_zero_warn(f"The learning rate goes on at {rate:g}. It was {before:g} at the checkpoint{length}.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what generate.py needs, as plain data."""
         checkpoint["yinggem"] = metadata(self.model.config, self.tokenizer, context_length=self.context_length)
         checkpoint["skipped_steps"] = self.skipped_steps
         checkpoint["validated_step"] = self.validated_step
+        checkpoint["optimizer_settings"] = self._settings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to continue with another vocabulary: the ids would mean other text."""
+        """Refuse what cannot go on; give the state of the optimizer the settings of this run.
+
+        Raises:
+            UserError: another tokenizer, whose ids would mean other text; another model or optimizer.
+        """
         saved = checkpoint["yinggem"]
-        if ModelConfig.from_dict(saved["model_config"]) != self.model.config:  # settings it lacks have their defaults
-            raise UserError("The checkpoint holds another model than the configuration; drop the model.* overrides.")
         if saved["tokenizer"] != self.tokenizer.state_dict():
             raise UserError(
                 "The checkpoint was trained with another tokenizer; use the text and the tokenizer it was trained with."
             )
+        check_same_model(ModelConfig.from_dict(saved["model_config"]).to_dict(), self.model.config.to_dict())
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
-        self.validated_step = checkpoint.get("validated_step", checkpoint["global_step"])  # earlier versions had none
+        for state in checkpoint.get("optimizer_states", [])[:1]:  # none where the weights are only looked at
+            optimizer, recorded = make_optimizer(self._optimizer, self.model), checkpoint.get("optimizer_settings")
+            check_same_optimizer(state, recorded, optimizer)
+            self._rate_before = float(state["param_groups"][0]["lr"])
+            checkpoint["optimizer_states"][0] = with_settings_of(optimizer, state, recorded)
+        self.validated_step = checkpoint.get(
+            "validated_step", checkpoint.get("global_step", 0)
+        )  # earlier versions had none
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in callbacks):
             # Averaging was switched off: go on from the weights that were trained, which the optimizer's state fits.

@@ -20,18 +20,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(
-    optimizer: Callable[..., Optimizer], scheduler: Callable[..., Any], model: nn.Module, total_steps: int
-) -> tuple[Optimizer, Any]:
-    """An optimizer for the weights of a model and its schedule, from their partial constructors.
+def make_optimizer(optimizer: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
+    """An optimizer for the weights of a model from its partial constructor: any subclass of torch.optim.Optimizer.
 
-    Any subclass of torch.optim.Optimizer will do, and any schedule of its learning rates, from wherever they come.
+    It is given groups of (name, parameter) pairs, as torch takes them; one that goes through its parameters itself and
+    knows nothing of names is given the parameters alone.
 
     Raises:
-        UserError: names the group and the values that it refuses.
+        UserError: names the values that it refuses.
     """
-    made = _named("optimizer", optimizer, parameter_groups(model, _argument(optimizer, "weight_decay") or 0.0))
-    return made, make_schedule(scheduler, made, total_steps)
+    groups = parameter_groups(model, _argument(optimizer, "weight_decay") or 0.0)
+    bare = [group | {"params": [parameter for _, parameter in group["params"]]} for group in groups]
+    try:
+        return _named("optimizer", optimizer, groups)
+    except UserError:
+        try:
+            return _named("optimizer", optimizer, bare)
+        except UserError:
+            pass
+        raise
 
 
 def make_schedule(scheduler: Callable[..., Any], optimizer: Optimizer, total_steps: int) -> Any:

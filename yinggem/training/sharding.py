@@ -21,9 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     FSDPModule,
-    FullyShardedDataParallel,
     MixedPrecisionPolicy,
-    OptimStateKeyType,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -32,6 +30,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from yinggem.common.errors import UserError
+from yinggem.inference.checkpoint import PREFIX
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -79,8 +78,15 @@ class ShardedStrategy(ModelParallelStrategy):
         """The same; whole states are numbered as in any other checkpoint."""
         assert self.model is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
-            set_optimizer_state_dict(self.model, optimizer, named, options=WHOLE)
+            set_optimizer_state_dict(self.model, optimizer, _by_name(state), options=WHOLE)
+
+
+def _by_name(state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state dict under the names that weights have in the LightningModule, instead of numbers."""
+    names = {i: f"{PREFIX}{name}" for group in state["param_groups"]
+             for i, name in zip(group["params"], group["param_names"], strict=True)}  # fmt: skip
+    groups = [{**group, "params": [names[i] for i in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[i]: values for i, values in state["state"].items()}, "param_groups": groups}
 
 
 def shard(module: LightningModule, blocks: nn.ModuleList, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:

@@ -29,12 +29,13 @@ class BlockLoader:
 
     Args:
         make: a new `litdata.StreamingDataLoader` at its beginning, in batches of numpy blocks (B, T + 1).
+        batch_size: B.
         repeat: the same windows in every epoch.
     """
 
-    def __init__(self, make: Callable[[], Any], repeat: bool = False) -> None:
-        self._make, self.repeat = make, repeat
-        self.epoch = self.position = 0
+    def __init__(self, make: Callable[[], Any], batch_size: int, repeat: bool = False) -> None:
+        self._make, self.batch_size, self.repeat = make, batch_size, repeat
+        self.epoch = self.position = 0  # windows of the epoch that were handed out to this rank
         self._state: dict[str, Any] = {}  # litdata's, where this epoch is to be continued
         self._length = len(make())
         self.batch_sampler = SimpleNamespace(sampler=self)  # where Lightning looks for `set_epoch`
@@ -48,7 +49,7 @@ class BlockLoader:
             self.epoch, self.position, self._state = epoch, 0, {}
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.position >= len(self):  # continued at the end of an epoch
+        if self.batches_done >= len(self):  # continued at the end of an epoch
             return
         loader = self._make()
         if self._state:
@@ -58,16 +59,23 @@ class BlockLoader:
         else:
             loader.current_epoch = 0 if self.repeat else self.epoch  # the loader adds one
         for rows in loader:
-            self.position, self._state = self.position + 1, loader.state_dict()
+            self.position, self._state = self.position + self.batch_size, loader.state_dict()
             yield rows[:, :-1], rows[:, 1:]
 
+    @property
+    def batches_done(self) -> int:
+        """How many batches of this size there would be before the position."""
+        return -(-self.position // self.batch_size)
+
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, batches of it that were handed out, and what litdata needs to go on from there."""
-        return {"epoch": self.epoch, "position": self.position, "litdata": self._state}
+        """Epoch, windows of it that were handed out, and what litdata needs to go on from there."""
+        return {"epoch": self.epoch, "windows": self.position, "litdata": self._state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.epoch, self.position, self._state = state["epoch"], state["position"], state["litdata"]
+        """Continue where `state_dict` was taken. Version 0.1.0 counted batches, whose size litdata knows."""
+        self.epoch, self._state = state["epoch"], state["litdata"]
+        size = self._state["dataset"]["batch_size"] if self._state else self.batch_size
+        self.position = state["windows"] if "windows" in state else state["position"] * size
 
 
 class StreamingDataModule(TextDataModule):
@@ -137,7 +145,7 @@ class StreamingDataModule(TextDataModule):
         """This rank's training windows, in an order that depends on (seed, epoch)."""
         self._refuse_less_than(self.batch_size * self._place()[1])
         repeat = bool(getattr(self.trainer, "overfit_batches", 0))
-        return self._continued(BlockLoader(self._streaming_loader, repeat))
+        return self._continued(BlockLoader(self._streaming_loader, self.batch_size, repeat))
 
     def _streaming_loader(self) -> Any:
         from litdata import StreamingDataLoader, StreamingDataset

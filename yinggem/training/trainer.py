@@ -1,27 +1,27 @@
 """Lightning's Trainer with the names people type, atomic checkpoints and room for bad steps."""
 
-import os
 import traceback
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ProgressBar
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from yinggem.common.checks import check_number, check_whole_number
+from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.explain import in_short
 from yinggem.inference.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.runs.processes import ProcessGroup
 from yinggem.training.companions import use_companions
-from yinggem.training.final_validation import EpochLoop, validate_at_the_end
+from yinggem.training.epoch_loop import EpochLoop
+from yinggem.training.final_validation import validate_at_the_end
 from yinggem.training.precision import Bfloat16Weights, check_precision, precision_name
 from yinggem.training.sharding import ShardedStrategy
+from yinggem.training.trainer_options import check_options, check_processes
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -55,7 +55,7 @@ class Trainer(pl.Trainer):
 
     Args:
         precision: bf16, bf16-true, 16, 32, 64, or Lightning's own names.
-        skip_bad_steps: how many steps with a non-finite gradient may be left out before the run stops.
+        skip_bad_steps: read by the LanguageModule's maker.
         processes: how others of the run are started, and what becomes of them; None: as Lightning does it.
         find_lr, find_batch_size: read before there is a trainer, by `yinggem.training.tuning`.
         **options: as `lightning.pytorch.Trainer`.
@@ -75,10 +75,8 @@ class Trainer(pl.Trainer):
         **options: Any,
     ) -> None:
         check_whole_number("trainer.skip_bad_steps", skip_bad_steps, 0)
-        _check_limits(options)
-        _check_accelerator(options.get("accelerator"))
+        check_options(options)
         name = precision_name(precision)
-        self.skip_bad_steps = skip_bad_steps
         plugins = [AtomicCheckpointIO(), *(options.pop("plugins", None) or [])]
         if options.get("logger") in ([], False):  # these speak to loggers only, and Lightning refuses them without one
             silent = (LearningRateMonitor, DeviceStatsMonitor)
@@ -93,13 +91,23 @@ class Trainer(pl.Trainer):
         for switch, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", Checkpoint)):
             own = any(isinstance(callback, kind) for callback in options.get("callbacks") or [])
             options.setdefault(switch, own)  # or Lightning puts one of its own where ours was left out
-        super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
-        loop = self.fit_loop.epoch_loop
-        self.fit_loop.epoch_loop = EpochLoop(self, loop.min_steps, loop.max_steps)
-        self.in_final_validation = False
+        every = 1.0 if options.get("val_check_interval") is None else options["val_check_interval"]
+        if options.get("check_val_every_n_epoch", 1) is not None:
+            options["val_check_interval"] = 1.0  # Lightning refuses more batches than an epoch has; our loop counts
+        try:
+            super().__init__(precision=given, plugins=plugins, use_distributed_sampler=False, **options)
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"trainer does not take these values: {' '.join(str(error).split()).rstrip('.')}."
+            ) from error
         self._logger_connector = _StepNumbers(self)
+        loop, every = self.fit_loop.epoch_loop, 1.0 if options.get("fast_dev_run") else every
+        self.fit_loop.epoch_loop = EpochLoop(self, loop.min_steps, loop.max_steps, every)
+        self.in_final_validation = False
         use_companions(self.strategy, processes or ProcessGroup())
-        _check_processes(self)
+        check_processes(self)
         check_precision(name, self.strategy.root_device)
 
     def fit(self, *arguments: Any, **options: Any) -> None:
@@ -130,42 +138,3 @@ def _restoring(error: Exception) -> bool:
     """Whether it was raised while Lightning handed out what a checkpoint holds."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(Path(frame.filename).name == "checkpoint_connector.py" and "restore" in frame.name for frame in frames)
-
-
-def _check_limits(options: dict[str, Any]) -> None:
-    for name in ("max_epochs", "max_steps"):
-        if options.get(name) != -1:
-            check_whole_number(f"trainer.{name}", options.get(name), 1, optional=True, remedy="-1 sets no limit")
-    for name in ("log_every_n_steps", "accumulate_grad_batches"):
-        check_whole_number(f"trainer.{name}", options.get(name, 1), 1)
-    check_number("trainer.gradient_clip_val", options.get("gradient_clip_val"), optional=True)
-    interval = options.get("val_check_interval")
-    if isinstance(interval, float) and not interval <= 1:
-        raise UserError(
-            f"trainer.val_check_interval must be a part of an epoch up to 1.0, or a whole number of steps, "
-            f"not {interval!r}."
-        )
-    check_number("trainer.val_check_interval", interval, excluded="low", optional=True)
-
-
-def _check_accelerator(name: Any) -> None:
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    here["gpu"] = any(here.values())
-    if isinstance(name, str) and not here.get(name, True):
-        raise UserError(
-            f"trainer.accelerator={name} needs a GPU and torch finds none here; use trainer.accelerator=cpu, or auto "
-            "for the fastest there is."
-        )
-
-
-def _check_processes(trainer: pl.Trainer) -> None:
-    """Nothing is started yet: refuse more processes than this machine has cores, and waiting for nobody."""
-    cores = os.cpu_count() or 1
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
-        raise UserError(f"trainer.devices={trainer.num_devices} is more than the {cores} cores here; lower it.")
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
-        raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes} needs MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment "
-            "of every node, or a launcher such as Slurm or torchrun that sets them."
-        )

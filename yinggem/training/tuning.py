@@ -23,11 +23,11 @@ from yinggem.common.files import write_atomically
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.memory_limit import available_memory, check_memory
 from yinggem.training.module import LanguageModule
-from yinggem.training.optimizers import make_optimizer
 from yinggem.training.trainer import Trainer
 
 FOUND = "found.json"
 RATES, STEPS = (1e-6, 1.0), 100  # of the learning-rate search; half a million rates lie between
+ANY = 1 << 30  # steps that may go bad
 LARGEST = 4096  # windows in a batch; more has never helped anybody
 OPTIONS = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 
@@ -53,8 +53,9 @@ def tune(cfg: Any, folder: Path, build: Callable[[Any], tuple[Any, LanguageModul
         if not cfg.trainer[switch]:
             continue
         if f"{group}.{name}" not in found:
-            own, module, data = build(cfg)
-            if own.world_size > 1:
+            trainer, module, data = build(cfg)
+            module.skip_bad_steps = ANY  # high rates are tried as well
+            if trainer.world_size > 1:
                 raise UserError(f"trainer.{switch}=true searches on one device; find it with trainer.devices=1 first.")
             options = {name: cfg.trainer[name] for name in OPTIONS}
             with tempfile.TemporaryDirectory() as place, quiet():
@@ -64,11 +65,11 @@ def tune(cfg: Any, folder: Path, build: Callable[[Any], tuple[Any, LanguageModul
         cfg[group][name] = found[f"{group}.{name}"]
 
 
-def scratch(**options: Any) -> Trainer:
-    """A trainer that leaves nothing behind and passes over steps that went bad."""
+def search_trainer(**options: Any) -> Trainer:
+    """A trainer that leaves nothing behind."""
     return Trainer(
         devices=1, max_epochs=-1, max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, skip_bad_steps=1 << 30, **options,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, **options,
     )  # fmt: skip
 
 
@@ -87,10 +88,10 @@ def find_lr(module: LanguageModule, data: TextDataModule, folder: Path, **option
 
     Writes lr_find.png to `folder`.
     """
-    optimizer, _ = make_optimizer(module._optimizer, module._scheduler, module.model, total_steps=1)
+    optimizer, _ = module.make_optimizer(total_steps=1)
     if len({group["initial_lr"] for group in optimizer.param_groups}) > 1:
         raise UserError("trainer.find_lr=true finds one rate and this optimizer has several; set them yourself.")
-    finder = Tuner(scratch(**options)).lr_find(
+    finder = Tuner(search_trainer(**options)).lr_find(
         module, datamodule=data, min_lr=RATES[0], max_lr=RATES[1], num_training=STEPS, update_attr=False
     )
     assert finder is not None
@@ -100,7 +101,7 @@ def find_lr(module: LanguageModule, data: TextDataModule, folder: Path, **option
     if place is None:
         raise UserError("trainer.find_lr=true found no rate at which the loss falls; set optimizer.lr yourself.")
     rate = float(f"{rates[usable][place]:.3g}")
-    draw(rates[usable], losses[usable], rate, folder / "lr_find.png")
+    draw_search(rates[usable], losses[usable], rate, folder / "lr_find.png")
     return rate
 
 
@@ -115,7 +116,7 @@ def steepest(losses: np.ndarray, skip: int = 10) -> int | None:
     return skip + int(slopes.argmin()) if slopes.min() < 0 else None
 
 
-def draw(rates: np.ndarray, losses: np.ndarray, rate: float, path: Path) -> None:
+def draw_search(rates: np.ndarray, losses: np.ndarray, rate: float, path: Path) -> None:
     """The curve and the rate that was chosen."""
     from matplotlib.figure import Figure
 
@@ -135,9 +136,9 @@ def find_batch_size(module: LanguageModule, data: TextDataModule, folder: Path, 
     A GPU says when its memory is full. On a CPU the system would end the process instead, so the search goes no
     further than a third of the free memory by our own estimate.
     """
-    trainer = scratch(**options)
-    count = (len(data.split.train) - 1) // data.context_length if data.split else 1
-    optimizer, _ = make_optimizer(module._optimizer, module._scheduler, module.model, total_steps=1)
+    trainer = search_trainer(**options)
+    count = data.train_windows
+    optimizer, _ = module.make_optimizer(total_steps=1)
     trials = 0
     for doublings in range(1 + int(math.log2(max(1.0, min(LARGEST, count) / data.batch_size)))):
         tokens = (data.batch_size << doublings) * data.context_length
