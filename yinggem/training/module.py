@@ -89,6 +89,10 @@ class LanguageModule(LightningModule):
         optimizer = make_optimizer(self._optimizer, self.model)
         return optimizer, make_schedule(self._scheduler, optimizer, total_steps)
 
+    def schedule_after(self, steps: int, optimizer: Optimizer, total_steps: int) -> Any:
+        """The schedule as configured, `steps` steps after its beginning."""
+        return schedule_after(steps, self._scheduler, optimizer, total_steps)
+
     def configure_model(self) -> None:
         """Share the weights out over the processes, where the strategy does that."""
         strategy = self.trainer.strategy
@@ -254,7 +258,7 @@ class LanguageModule(LightningModule):
         if before is None:
             return
         (config,), (optimizer,) = self.trainer.lr_scheduler_configs, self.trainer.optimizers
-        config.scheduler = schedule_after(self.global_step, self._scheduler, optimizer, self.total_steps)
+        config.scheduler = self.schedule_after(self.global_step, optimizer, self.total_steps)
         rate = optimizer.param_groups[0]["lr"]
         if not math.isclose(rate, before, rel_tol=1e-9):
             length = "" if self.total_steps == UNLIMITED else f"; the schedule now spans {self.total_steps:,} steps"

@@ -1,17 +1,12 @@
-"""Settings found by trying, before the run: trainer.find_batch_size=true, trainer.find_lr=true.
+"""Settings found by trying, before the run: trainer.find_batch_size=true, trainer.find_lr=true, a plan of the steps.
 
 The search has a model, data and a trainer of its own, which are thrown away. What it finds is put into the
 configuration and kept in the run folder, so a run with find_lr=true is, to the last bit, the run with that rate typed.
 """
 
-import contextlib
-import io
 import json
 import math
-import sys
 import tempfile
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +18,16 @@ from yinggem.common.files import write_atomically
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.memory_limit import available_memory, check_memory
 from yinggem.training.module import LanguageModule
-from yinggem.training.trainer import Trainer
+from yinggem.training.step_plan import ends_by_time_alone, plan_steps
+from yinggem.training.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
 
 FOUND = "found.json"
-RATES, STEPS = (1e-6, 1.0), 100  # of the learning-rate search; half a million rates lie between
-ANY = 1 << 30  # steps that may go bad
+RATES = (1e-6, 1.0)  # of the learning-rate search
 LARGEST = 4096  # windows in a batch; more has never helped anybody
-OPTIONS = ("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 
 
-def tune(cfg: Any, folder: Path, build: Callable[[Any], tuple[Any, LanguageModule, TextDataModule]]) -> None:
-    """Put into `cfg` what `cfg.trainer` asks to find: data.batch_size, then optimizer.lr.
+def tune(cfg: Any, folder: Path, build: Build) -> None:
+    """Put into `cfg` what has to be found: data.batch_size, optimizer.lr and trainer.max_steps, in this order.
 
     Args:
         folder: of the run; what an earlier part of it found is read there and not searched again.
@@ -54,33 +48,20 @@ def tune(cfg: Any, folder: Path, build: Callable[[Any], tuple[Any, LanguageModul
             continue
         if f"{group}.{name}" not in found:
             trainer, module, data = build(cfg)
-            module.skip_bad_steps = ANY  # high rates are tried as well
+            module.skip_bad_steps = SKIP_ALL  # high rates are tried as well
             if trainer.world_size > 1:
                 raise UserError(f"trainer.{switch}=true searches on one device; find it with trainer.devices=1 first.")
-            options = {name: cfg.trainer[name] for name in OPTIONS}
             with tempfile.TemporaryDirectory() as place, quiet():
-                found[f"{group}.{name}"] = find(module, data, folder, default_root_dir=place, **options)
+                found[f"{group}.{name}"] = find(module, data, folder, default_root_dir=place, **options_of(cfg))
             print(f"Found      {group}.{name}={found[f'{group}.{name}']:g}", flush=True)
             write_atomically(path, json.dumps(found).encode())
         cfg[group][name] = found[f"{group}.{name}"]
-
-
-def search_trainer(**options: Any) -> Trainer:
-    """A trainer that leaves nothing behind."""
-    return Trainer(
-        devices=1, max_epochs=-1, max_steps=STEPS, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, **options,
-    )  # fmt: skip
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Without warnings of the searching machinery; its bar on a terminal only."""
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-        warnings.simplefilter("ignore")
-        if not sys.stderr.isatty():
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        yield
+    if ends_by_time_alone(cfg.trainer):
+        limit = str(cfg.trainer.max_time)
+        if found.get("trainer.max_time") != limit:
+            found |= {"trainer.max_time": limit, "trainer.max_steps": plan_steps(cfg, build)}
+            write_atomically(path, json.dumps(found).encode())
+        cfg.trainer.max_steps = found["trainer.max_steps"]
 
 
 def find_lr(module: LanguageModule, data: TextDataModule, folder: Path, **options: Any) -> float:
@@ -91,7 +72,7 @@ def find_lr(module: LanguageModule, data: TextDataModule, folder: Path, **option
     optimizer, _ = module.make_optimizer(total_steps=1)
     if len({group["initial_lr"] for group in optimizer.param_groups}) > 1:
         raise UserError("trainer.find_lr=true finds one rate and this optimizer has several; set them yourself.")
-    finder = Tuner(search_trainer(**options)).lr_find(
+    finder = Tuner(trial_trainer(**options)).lr_find(
         module, datamodule=data, min_lr=RATES[0], max_lr=RATES[1], num_training=STEPS, update_attr=False
     )
     assert finder is not None
@@ -136,7 +117,7 @@ def find_batch_size(module: LanguageModule, data: TextDataModule, folder: Path, 
     A GPU says when its memory is full. On a CPU the system would end the process instead, so the search goes no
     further than a third of the free memory by our own estimate.
     """
-    trainer = search_trainer(**options)
+    trainer = trial_trainer(**options)
     count = data.train_windows
     optimizer, _ = module.make_optimizer(total_steps=1)
     trials = 0

@@ -1,0 +1,89 @@
+"""How many steps there is time for, where trainer.max_time alone ends a run: the schedule must know where its end is.
+
+Measured once, on some steps of a model that is thrown away, and kept in the run folder: a run that is stopped and
+continued ends with the same bits as one with that number typed as trainer.max_steps.
+"""
+
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, Timer
+
+from yinggem.training.datamodule import TextDataModule
+from yinggem.training.module import LanguageModule
+from yinggem.training.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
+
+TO_MEASURE = 0.02  # of the time limit
+TO_TRAIN = 0.9  # of the time limit; the rest is for validations, samples, and a machine that gets slower
+
+
+def ends_by_time_alone(trainer: Any) -> bool:
+    """Whether of these options of a trainer only the time limits a run."""
+    return bool(trainer.max_time) and trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1)
+
+
+def plan_steps(cfg: Any, build: Build) -> int:
+    """The optimizer steps that trainer.max_time has room for; when the time is over, a run ends in any case.
+
+    Returns:
+        -1, no limit, where the schedule is the same for every length; also on several devices, whose speed together
+        cannot be measured here.
+    """
+    trainer, module, data = build(cfg)
+    if not depends_on_length(module):
+        return -1
+    if trainer.world_size > 1:
+        text = (
+            "With trainer.max_time alone the learning rate of several devices never falls; set trainer.max_steps too."
+        )
+        warnings.warn(text, stacklevel=2)
+        return -1
+    limit = Timer(duration=str(cfg.trainer.max_time)).time_remaining() or 0.0
+    steps = max(1, int(TO_TRAIN * limit / seconds_per_step(module, data, TO_MEASURE * limit, **options_of(cfg))))
+    print(
+        f"Planned    trainer.max_steps={steps}, for which trainer.max_time={cfg.trainer.max_time} has room", flush=True
+    )
+    return steps
+
+
+def depends_on_length(module: LanguageModule) -> bool:
+    """Whether the schedule needs to know how many steps there will be."""
+    optimizer, _ = module.make_optimizer(total_steps=1)
+    rates = {tuple(module.schedule_after(STEPS, optimizer, total).get_last_lr()) for total in (STEPS, 2 * STEPS)}
+    return len(rates) > 1
+
+
+class Clock(Callback):
+    """Takes the time of optimizer steps, and ends the training after `limit` seconds, but not before the second.
+
+    The first step also compiles and allocates, so it does not count.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.started = limit, time.perf_counter()
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        """Note the end of a step."""
+        if pl_module.stepped:
+            self.ends.append(time.perf_counter())
+            trainer.should_stop = len(self.ends) > 1 and self.ends[-1] - self.started > self.limit
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The mean over the steps after the first; of the first, where there is no other."""
+        if len(self.ends) < 2:
+            return self.ends[0] - self.started
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+
+
+def seconds_per_step(module: LanguageModule, data: TextDataModule, limit: float, **options: Any) -> float:
+    """How long an optimizer step takes, measured for about `limit` seconds or 100 steps."""
+    module.skip_bad_steps = SKIP_ALL
+    with tempfile.TemporaryDirectory() as place, quiet():
+        clock = Clock(limit)
+        trial_trainer(default_root_dir=place, callbacks=[clock], **options).fit(module, data)
+    return clock.seconds_per_step
