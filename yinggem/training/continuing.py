@@ -38,6 +38,24 @@ def check_same_model(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
+def adapt_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> float | None:
+    """Give the state of the optimizer in a checkpoint the groups and settings of `optimizer`, which is new.
+
+    Returns:
+        the learning rate it had come to; None where the checkpoint has no such state.
+
+    Raises:
+        UserError: it is the state of another optimizer.
+    """
+    states, recorded = checkpoint.get("optimizer_states"), checkpoint.get("optimizer_settings")
+    if not states:
+        return None
+    check_same_optimizer(states[0], recorded, optimizer)
+    rate = float(states[0]["param_groups"][0]["lr"])
+    states[0] = with_settings_of(optimizer, states[0], recorded)
+    return rate
+
+
 def check_same_optimizer(saved: Mapping[str, Any], recorded: Mapping[str, Any] | None, optimizer: Optimizer) -> None:
     """Refuse to go on with an optimizer of another class, which would find no use for the state of this one.
 

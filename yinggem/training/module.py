@@ -20,11 +20,10 @@ from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.continuing import (
+    adapt_optimizer_state,
     check_same_model,
-    check_same_optimizer,
     recorded_settings,
     schedule_after,
-    with_settings_of,
 )
 from yinggem.training.datamodule import Batch
 from yinggem.training.final_validation import is_final_validation
@@ -283,15 +282,10 @@ class LanguageModule(LightningModule):
                 "The checkpoint was trained with another tokenizer; use the text and the tokenizer it was trained with."
             )
         check_same_model(ModelConfig.from_dict(saved["model_config"]).to_dict(), self.model.config.to_dict())
+        self._rate_before = adapt_optimizer_state(checkpoint, make_optimizer(self._optimizer, self.model))
         self.skipped_steps = checkpoint.get("skipped_steps", 0)
-        for state in checkpoint.get("optimizer_states", [])[:1]:  # none where the weights are only looked at
-            optimizer, recorded = make_optimizer(self._optimizer, self.model), checkpoint.get("optimizer_settings")
-            check_same_optimizer(state, recorded, optimizer)
-            self._rate_before = float(state["param_groups"][0]["lr"])
-            checkpoint["optimizer_states"][0] = with_settings_of(optimizer, state, recorded)
-        self.validated_step = checkpoint.get(
-            "validated_step", checkpoint.get("global_step", 0)
-        )  # earlier versions had none
+        step = checkpoint.get("global_step", 0)
+        self.validated_step = checkpoint.get("validated_step", step)  # which version 0.1.0 did not keep
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in callbacks):
             # Averaging was switched off: go on from the weights that were trained, which the optimizer's state fits.

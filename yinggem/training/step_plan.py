@@ -52,8 +52,11 @@ def plan_steps(cfg: Any, build: Build) -> int:
 def depends_on_length(module: LanguageModule) -> bool:
     """Whether the schedule needs to know how many steps there will be."""
     optimizer, _ = module.make_optimizer(total_steps=1)
-    rates = {tuple(module.schedule_after(STEPS, optimizer, total).get_last_lr()) for total in (STEPS, 2 * STEPS)}
-    return len(rates) > 1
+    rates = []
+    for total in (STEPS, 2 * STEPS):
+        module.schedule_after(STEPS, optimizer, total)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    return rates[0] != rates[1]
 
 
 class Clock(Callback):
