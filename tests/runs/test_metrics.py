@@ -42,7 +42,7 @@ class Own(Callback):
 def test_all_figures_of_a_step_stand_in_one_row(tmp_path, accumulate):
     callbacks = [LearningRateMonitor("step"), DeviceStatsMonitor(cpu_stats=True), UpdateRatios(), Throughput(), Own()]
     rows, _ = trained(
-        tmp_path, callbacks, "adamw", limit_val_batches=1, val_check_interval=3 * accumulate,
+        tmp_path, callbacks, "adamw", limit_val_batches=1, val_check_interval=3,
         check_val_every_n_epoch=None, accumulate_grad_batches=accumulate,
     )  # fmt: skip
     names = ["train/loss", "val/loss", "lr", "own/training", "own/validation", "tokens_per_second"]

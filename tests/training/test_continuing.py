@@ -10,6 +10,7 @@ from running import TEXT, same
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
+from yinggem.callbacks.last_checkpoint import LastCheckpoint
 from yinggem.common.errors import UserError
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
@@ -164,7 +165,7 @@ def test_a_rate_that_rises_again_is_told(trained):
 
 @pytest.mark.parametrize(("size", "together"), [(8, 1), (2, 1), (2, 2), (3, 2), (500, 1)])
 @pytest.mark.parametrize("steps", [1, 7])
-def test_batches_of_another_size_go_on_with_the_windows_that_are_left(trained, size, together, steps):
+def test_batches_of_another_size_go_on_with_the_windows_that_are_left(trained, tmp_path, size, together, steps):
     """An epoch that is begun with batches of 4 and ended with others trains on every window once."""
     seen: list[int] = []
 
@@ -172,13 +173,16 @@ def test_batches_of_another_size_go_on_with_the_windows_that_are_left(trained, s
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             seen.extend(hash(tuple(row)) for row in batch[0].tolist())
 
-    options = {"max_epochs": 1, "callbacks": [Seeing()]}
-    path, _ = trained(ADAMW, steps=steps, **options)
-    begun = len(seen)
-    _, last = trained(ADAMW, steps=-1, start=path, batch_size=size, accumulate_grad_batches=together, **options)
+    def callbacks():
+        return [Seeing(), LastCheckpoint(str(tmp_path / "checkpoints"))]  # which it writes inside the epoch
+
+    trained(ADAMW, steps=steps, max_epochs=1, callbacks=callbacks())
+    begun, path = len(seen), tmp_path / "checkpoints" / "last.ckpt"
+    options = {"batch_size": size, "accumulate_grad_batches": together, "callbacks": callbacks()}
+    _, last = trained(ADAMW, steps=-1, max_epochs=1, start=path, **options)
     counted = begun, len(seen), len(set(seen))
     seen.clear()
-    _, _ = trained(ADAMW, steps=-1, **options)
+    trained(ADAMW, steps=-1, max_epochs=1, callbacks=[Seeing()])
     windows = set(seen)
     assert begun == 4 * steps and counted[2] == len(windows)
     assert counted[1] - len(windows) < size if size < 500 else counted[1] == begun + len(windows)

@@ -246,6 +246,7 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
 
     from yinggem.callbacks.monitors import check_monitors
     from yinggem.model.transformer import Transformer
+    from yinggem.training.compiling import check_compiler
     from yinggem.training.memory_limit import check_memory
     from yinggem.training.module import LanguageModule
 
@@ -256,6 +257,7 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
     if cfg.compile:
+        check_compiler()
         model.compile_blocks()
     rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
     skippable = cfg.trainer.get("skip_bad_steps", 0)
