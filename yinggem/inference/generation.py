@@ -153,13 +153,13 @@ def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
 
     Inverse transform sampling: the first id up to which the probabilities sum to more than a uniform number. In float64
     rounding moves that number across a boundary about once in a million tokens, so a row draws the same whatever else
-    is in its batch.
+    is in its batch. On the CPU, for some devices (Apple's MPS) have no float64; the generators are the CPU's as well.
     """
-    mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-    draws = [torch.rand(1, dtype=mass.dtype, device=mass.device, generator=generator) for generator in generators]
+    mass = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)
+    draws = [torch.rand(1, dtype=mass.dtype, generator=generator) for generator in generators]
     total = mass[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))  # past the last id that may be drawn there is nothing
-    return torch.searchsorted(mass, (torch.stack(draws) * total).minimum(below), right=True)[:, 0]
+    return torch.searchsorted(mass, (torch.stack(draws) * total).minimum(below), right=True)[:, 0].to(logits.device)
 
 
 @torch.inference_mode()
@@ -178,7 +178,7 @@ def generate(
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
     if not prompt.size(1):
         raise UserError("The prompt is empty; generation needs one token to start from.")
-    generators = [Generator(prompt.device).manual_seed(seed) for seed in seeds]
+    generators = [Generator().manual_seed(seed) for seed in seeds]
     history = History(prompt, model.config.vocab_size, sampling)
     cache, logits = _prefill(model, prompt)
     step = DecodingStep(model, cache)

@@ -5,6 +5,7 @@ from (seed, epoch): chunks are shuffled and dealt out to the ranks, blocks are s
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,14 +159,10 @@ class StreamingDataModule(TextDataModule):
             shuffle=True, drop_last=True, seed=self.seed, item_shuffle_window="full",
         )  # fmt: skip
         return StreamingDataLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self._join,
+            dataset, batch_size=self.batch_size, num_workers=self.num_workers,
+            collate_fn=partial(_join_blocks, self.tokenizer.vocab_size, str(self.path)),
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
-
-    def _join(self, blocks: list[np.ndarray]) -> torch.Tensor:
-        rows = np.stack(blocks)  # (B, T + 1)
-        check_ids(rows, self.tokenizer.vocab_size, str(self.path))
-        return torch.from_numpy(rows.astype(np.int64))
 
     def _cache(self) -> Path:
         folder = default_cache_dir() if self.cache_dir is None else Path(self.cache_dir).expanduser()
@@ -177,3 +174,10 @@ class StreamingDataModule(TextDataModule):
                 f"The training part of {self.path} has {self.train_windows} windows of data.context_length="
                 f"{self.context_length}, fewer than a batch of {windows}; lower data.context_length or data.batch_size."
             )
+
+
+def _join_blocks(vocab_size: int, path: str, blocks: list[np.ndarray]) -> torch.Tensor:
+    """A batch (B, T + 1) int64 of blocks (T + 1,). A plain function: where processes are spawned, it is pickled."""
+    rows = np.stack(blocks)
+    check_ids(rows, vocab_size, path)
+    return torch.from_numpy(rows.astype(np.int64))
