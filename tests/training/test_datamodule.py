@@ -133,7 +133,16 @@ def test_longer_windows_of_evaluation_predict_the_same_tokens(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"context_length": 0}, {"eval_context_length": 0}, {"batch_size": 0}, {"seed": -1}, {"batch_size": "8"}]
+    "option",
+    [
+        {"context_length": 0},
+        {"eval_context_length": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"batch_size": "8"},
+        {"path": 5},
+        {"cache_dir": 1.5},
+    ],
 )
 def test_options_out_of_range_are_named(option):
     with pytest.raises(UserError, match=f"data.{next(iter(option))}"):

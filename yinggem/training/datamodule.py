@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,9 @@ class TextDataModule(LightningDataModule):
             ("seed", seed, 0),
         ):
             check_whole_number(f"data.{name}", value, least, 1 << 31)
+        for name, text in (("path", path), ("cache_dir", cache_dir)):
+            if not isinstance(text, str | PathLike | None):
+                raise UserError(f"data.{name} must be a path, or null, not {str(text)[:80]!r}.")
         self.tokenizer, self.source, self.path, self.cache_dir = tokenizer, source, path, cache_dir
         self.context_length, self.batch_size = context_length, batch_size
         self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
