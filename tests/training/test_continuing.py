@@ -40,7 +40,7 @@ def trained(tmp_path):
         data.setup()
         model = Transformer(ModelConfig(vocab_size=256, attention_window=8, **(SHAPE | options.pop("shape", {}))))
         module = LanguageModule(model, data.tokenizer, optimizer, schedule, 24)
-        settings = {"max_steps": steps, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+        settings = {"max_steps": steps, "logger": False, "enable_progress_bar": False,
                     "enable_model_summary": False, "accelerator": "cpu", "num_sanity_val_steps": 0,
                     "limit_val_batches": 0}  # fmt: skip
         trainer = Trainer(**(settings | options))
