@@ -19,7 +19,7 @@ from machine import median_seconds, print_limits
 from torch.optim import AdamW, Optimizer
 from training_step import CONFIG, make_yinggem
 
-from yinggem.training.adafactor import Adafactor
+from yinggem.training.optimizers.adafactor import Adafactor
 
 OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "Adafactor": lambda parameters: Adafactor(parameters, lr=1e-3),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.model.transformer import Transformer
-from yinggem.training.adafactor import Adafactor
+from yinggem.training.optimizers.adafactor import Adafactor
 
 CONFIG = ModelConfig(vocab_size=50257)
 CONTENDERS = ("yinggem", "yinggem compiled", "transformers sdpa", "transformers sdpa compiled")

@@ -22,7 +22,7 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.assets import SHAKESPEARE, read_asset
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.training.datamodule import TextDataModule
-from yinggem.training.optimizers import make_optimizer, make_schedule
+from yinggem.training.optimizers.building import make_optimizer, make_schedule
 from yinggem.training.streaming import StreamingDataModule
 from yinggem.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.muon import MuonAdamW
+from yinggem.training.optimizers.muon import MuonAdamW
 from yinggem.training.schedules import constant
 from yinggem.training.trainer import Trainer
 

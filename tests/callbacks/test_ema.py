@@ -9,7 +9,7 @@ from training_runs import Weights, trained
 
 from yinggem.callbacks.ema import EMA
 from yinggem.inference.checkpoint import load_model, read_checkpoint
-from yinggem.runs.metrics import depends_on_machine, read_metrics
+from yinggem.runs.metrics_file import depends_on_machine, read_metrics
 
 AVERAGED = [*SMALL, "callbacks=[default,ema]", "callbacks.ema.decay=0.8", "trainer.log_every_n_steps=1",
             "model.dropout=0.1", "data.path=own.txt"]  # fmt: skip

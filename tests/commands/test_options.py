@@ -9,7 +9,7 @@ import torch
 from running import SMALL, TEXT, here, newest, same
 
 from yinggem.inference.checkpoint import read_checkpoint
-from yinggem.runs.metrics import depends_on_machine, read_metrics
+from yinggem.runs.metrics_file import depends_on_machine, read_metrics
 from yinggem.training.module import LanguageModule
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from yinggem.commands.report import print_outcome
 from yinggem.commands.train import TrainCommand
 from yinggem.common.files import append_text, find_paths, write_atomically
 from yinggem.inference.checkpoint import write_checkpoint
-from yinggem.runs.metrics import depends_on_machine
+from yinggem.runs.metrics_file import depends_on_machine
 from yinggem.search.sweep import conclude
 from yinggem.training import final_validation
 

@@ -9,7 +9,7 @@ from harness import Process
 from running import sized
 
 from yinggem.common.files import find_paths
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 STEPS, JOBS = sized(1500, 5000), sized(10, 20)

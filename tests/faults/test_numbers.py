@@ -7,7 +7,7 @@ import pytest
 from harness import Place
 
 from yinggem.inference.checkpoint import load_model
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 ABSURD = ["optimizer=adamw", "optimizer.lr=1e36", "scheduler=constant"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import differences
 
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
 

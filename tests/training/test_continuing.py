@@ -15,10 +15,10 @@ from yinggem.common.errors import UserError
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
-from yinggem.training.adafactor import Adafactor
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.muon import MuonAdamW
+from yinggem.training.optimizers.adafactor import Adafactor
+from yinggem.training.optimizers.muon import MuonAdamW
 from yinggem.training.schedules import constant, trapezoid, warmup_cosine
 from yinggem.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ import torch
 from running import elsewhere, here, newest
 
 from yinggem.inference.checkpoint import load_model
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SHAPE = """

@@ -7,7 +7,7 @@ import pytest
 from running import SMALL, TEXT, here, same
 
 from yinggem.inference.checkpoint import read_checkpoint
-from yinggem.runs.metrics import STEP, depends_on_machine
+from yinggem.runs.metrics_file import STEP, depends_on_machine
 
 RUN = [*SMALL, "data.path=own.txt", "scheduler=constant", "model.dropout=0.1", "trainer.log_every_n_steps=3"]
 EPOCHS = ["trainer.max_steps=-1", "trainer.val_check_interval=1.0", "data.batch_size=40"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from yinggem.common.errors import UserError
-from yinggem.training.optimizers import make_schedule
+from yinggem.training.optimizers.building import make_schedule
 from yinggem.training.schedules import constant, trapezoid, warmup_cosine
 
 

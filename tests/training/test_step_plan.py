@@ -6,7 +6,7 @@ import pytest
 from running import SMALL, TEXT, here, same
 
 from yinggem.inference.checkpoint import read_checkpoint
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics_file import read_metrics
 
 OPEN = [*SMALL, "data.path=own.txt", "trainer.max_steps=-1", "trainer.max_epochs=-1", "trainer.log_every_n_steps=1",
         "~callbacks.samples", "~callbacks.loss_curve", "optimizer=adamw"]  # fmt: skip

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from yinggem.common.files import write_atomically
-from yinggem.runs.metrics import STEP, read_metrics
+from yinggem.runs.metrics_file import STEP, read_metrics
 
 
 class LossCurve(Callback):

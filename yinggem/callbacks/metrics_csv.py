@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from yinggem.common.files import append_text, write_atomically
-from yinggem.runs.metrics import STEP, read_columns, read_metrics
+from yinggem.runs.metrics_file import STEP, read_columns, read_metrics
 
 
 class MetricsCSV(Logger):

@@ -26,12 +26,12 @@ from yinggem.common.stopping import StopRequested, stopping_on_signals
 from yinggem.common.streams import make_streams_safe
 from yinggem.runs.layout import LAST, check_is_new, checkpoint
 from yinggem.runs.lock import only_writer
+from yinggem.runs.new_run import NewRun
 from yinggem.runs.overrides import flags_of, only_shows, quoted, tidy, unquoted, value_of
 from yinggem.runs.processes import ProcessGroup, end_with_parent, exit_without_teardown, rank
 from yinggem.runs.record import OF_THE_START, last_of_each, record_run
 from yinggem.runs.result import read_result
 from yinggem.runs.resume import Resumption, continued_config, find_resumption, find_sweep, resumption_of
-from yinggem.runs.start import Start
 from yinggem.search.sweep import attempt, conclude
 from yinggem.training.rendezvous import Rendezvous
 
@@ -80,7 +80,7 @@ class TrainCommand:
     """One `yinggem train`: what was typed, what it continues, and what it has begun."""
 
     def __init__(self) -> None:
-        self.start = Start(Rendezvous().agree)
+        self.new_run = NewRun(Rendezvous().agree)
         self.processes = ProcessGroup()
         self.typed: list[str] = []  # settings, without what is continued
         self.flags: list[str] = []
@@ -98,7 +98,7 @@ class TrainCommand:
     def sweep(self) -> Path | None:
         """The folder of the jobs, once there is one."""
         typed = value_of("hydra.sweep.dir", self.typed)
-        new = Path(unquoted(typed)) if typed else self.start.claimed
+        new = Path(unquoted(typed)) if typed else self.new_run.claimed
         return self.old_sweep or (new if self.many else None)
 
     def __reduce__(self) -> Any:
@@ -117,7 +117,7 @@ class TrainCommand:
         except (Exception, Failed) as failure:
             saved = self.last_checkpoint() if self.training else None
             refuse(cause_of(failure), CONF, self.processes, saved, begun=self.folder is not None)
-            self.start.withdraw()
+            self.new_run.withdraw()
             return 2
 
     def run(self, arguments: Sequence[str]) -> int:
@@ -125,12 +125,12 @@ class TrainCommand:
         with stopping_on_signals(), surroundings():
             end_with_parent()
             words = tidy(list(arguments))
-            self.start.only_shows = only_shows(words)
+            self.new_run.only_shows = only_shows(words)
             name, sys.argv[1:] = self._to_compose(words)
-            OmegaConf.register_new_resolver("new_folder", self.start.claim, use_cache=True, replace=True)
+            OmegaConf.register_new_resolver("new_folder", self.new_run.claim, use_cache=True, replace=True)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(self.job)()
             status = conclude(self.sweep) if self.sweep else 0
-            self.start.withdraw()  # of trainer.fast_dev_run, which leaves nothing
+            self.new_run.withdraw()  # of trainer.fast_dev_run, which leaves nothing
             return status
 
     def _to_compose(self, words: list[str]) -> tuple[str, list[str]]:
@@ -231,7 +231,7 @@ class TrainCommand:
         cfg.ckpt_path = None
         sources = OmegaConf.to_yaml(OmegaConf.create({"hydra": HydraConfig.get()})) if new else None
         record_run(folder, words, OmegaConf.to_yaml(cfg), sources)
-        self.start.name_latest(Path(cfg.outputs), folder)
+        self.new_run.name_latest(Path(cfg.outputs), folder)
 
     def last_checkpoint(self) -> Path | None:
         """What the run of this command could be continued from now."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
-from yinggem.runs.metrics import STEP, read_metrics
+from yinggem.runs.metrics_file import STEP, read_metrics
 from yinggem.runs.record import read_overrides
 from yinggem.runs.result import FIGURES, read_result
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from yinggem.common.errors import UserError
-from yinggem.training.optimizers import make_schedule
+from yinggem.training.optimizers.building import make_schedule
 
 OF_THE_WEIGHTS = ("params", "param_names")  # in a group of parameters: which ones, no settings
 Groups = list[dict[str, Any]]

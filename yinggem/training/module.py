@@ -27,7 +27,7 @@ from yinggem.training.continuing import (
 )
 from yinggem.training.datamodule import Batch
 from yinggem.training.final_validation import is_final_validation
-from yinggem.training.optimizers import make_optimizer, make_schedule
+from yinggem.training.optimizers.building import make_optimizer, make_schedule
 from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]

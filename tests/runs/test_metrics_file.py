@@ -11,7 +11,7 @@ from yinggem.callbacks.lightning_monitors import DeviceStatsMonitor, LearningRat
 from yinggem.callbacks.metrics_csv import MetricsCSV
 from yinggem.callbacks.model_stats import UpdateRatios
 from yinggem.callbacks.throughput import Throughput
-from yinggem.runs.metrics import read_metrics
+from yinggem.runs.metrics_file import read_metrics
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier" / "stopped" / "metrics.csv"  # of 20 steps, each logged
 

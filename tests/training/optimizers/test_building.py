@@ -10,9 +10,9 @@ from torch import nn
 from yinggem.common.errors import UserError
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
-from yinggem.training.adafactor import LARGE, Adafactor
-from yinggem.training.muon import Muon, MuonAdamW, orthogonalized
-from yinggem.training.optimizers import make_optimizer, make_schedule, parameter_groups
+from yinggem.training.optimizers.adafactor import LARGE, Adafactor
+from yinggem.training.optimizers.building import make_optimizer, make_schedule, parameter_groups
+from yinggem.training.optimizers.muon import Muon, MuonAdamW, orthogonalized
 from yinggem.training.schedules import constant, trapezoid
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

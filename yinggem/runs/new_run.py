@@ -8,7 +8,7 @@ from yinggem.runs.layout import SWEEP, create_run_folder, forget_latest, name_la
 from yinggem.runs.processes import rank
 
 
-class Start:
+class NewRun:
     """The run folder that a command has created, and where outputs/latest led before.
 
     A refused command changes nothing on disk: `withdraw` takes back what is here.
