@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
+sys.path[:0] = [str(Path(__file__).parents[1] / place) for place in (".", "tests", "tests/faults")]
 from harness import CHANCE, Place, Process, differences, end_state
 
 PHASES = [phase for phase in CHANCE if phase != "launch"]  # which is part of start-up
