@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / place) for place in (".", "tests", "tests/faults")]
-from harness import CHANCE, Place, Process, differences, end_state
+from harness import CHANCE, Place, Process, differences, end_state  # noqa: E402
 
 PHASES = [phase for phase in CHANCE if phase != "launch"]  # which is part of start-up
 Fault = Callable[[Place, random.Random], bool]
