@@ -1,41 +1,42 @@
-"""Say how well a checkpoint predicts a text: yinggem evaluate --checkpoint FILE --data shakespeare"""
+"""Evaluate a checkpoint on a text: by default the validation split that it was trained with."""
 
 import argparse
 import json
+import sys
 from typing import Any
 
-from yinggem.common.command_line import Parser, whole_number
+from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import evaluate
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import NAMED
+from yinggem.text.text_record import TextRecord, open_recorded_text
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
-    """The options of `python -m yinggem evaluate`."""
-    parser = Parser("python -m yinggem evaluate", description="Evaluate a checkpoint on a text.", allow_abbrev=False)
+    """The options of `yinggem evaluate`."""
+    parser = Parser("yinggem evaluate", description="Evaluate a checkpoint on a text.", allow_abbrev=False)
     add = parser.add_argument
+    # fmt: off
     add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
-    add("--data", default="shakespeare", metavar="NAME", help="shakespeare, tinyshakespeare, or a path to text")
+    add("--data", metavar="NAME",
+        help="shakespeare, tinyshakespeare, or a path to text (default: the text of the run)")
     add("--data-path", metavar="FILE", help="where tinyshakespeare is, if not in the cache")
-    add(
-        "--split",
-        choices=("val", "train", "all"),
-        default="val",
-        help="part of the text (default: val, the last 10 %%)",
-    )
-    add("--split-by", choices=("characters", "tokens"), default="characters", help="where the split is cut")
-    add("--val-fraction", type=float, default=0.1, metavar="X", help="share of the validation split (default: 0.1)")
+    add("--split", choices=("val", "train", "all"), default="val", help="part of the text (default: val)")
+    add("--split-by", choices=("characters", "tokens"), help="where the split is cut (default: as in the run)")
+    add("--val-fraction", type=number, metavar="X",
+        help="share of the validation split, the end of the text (default: as in the run, or 0.1)")
     add("--context-length", type=whole_number(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole_number(1), default=8, metavar="N", help="windows at once (default: 8)")
     add("--quantize", choices=QUANTIZATIONS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
+    # fmt: on
     return parser
 
 
@@ -44,22 +45,55 @@ def main(arguments: list[str] | None = None) -> None:
     options = evaluation_parser().parse_args(arguments)
     path = options.checkpoint or find_checkpoint()
     model, tokenizer = load_model(path, choose_device(options.device), quantization=options.quantize)
-    named = options.data in ("shakespeare", "tinyshakespeare")
-    corpus = open_corpus(options.data if named else "text", options.data_path if named else options.data)
-    split = tokenize(corpus, tokenizer, None, options.val_fraction, options.split_by)
+    entry = read_checkpoint(path)["yinggem"]
+    text = text_to_evaluate(options, entry)
+    context_length = options.context_length or trained_context_length(entry)
+    split, notes = open_recorded_text(text, tokenizer)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if text.source == "streaming" and options.split != "val":
+        raise UserError(f"--split {options.split} is for texts; of token shards only the validation part is evaluated.")
     ids = split.train + split.val if options.split == "all" else getattr(split, options.split)
-    context_length = options.context_length or trained_context_length(read_checkpoint(path))
     figures = evaluate(model, ids, split.token_bytes, context_length, options.batch_size).to_dict()
     if options.json:
-        print(json.dumps({"checkpoint": str(path), "data": options.data, "split": options.split, **figures}))
+        settings = {"val_fraction": text.val_fraction, "split_by": text.split_by, "context_length": context_length}
+        about = {"checkpoint": str(path), "data": text.name, "split": options.split, **settings}
+        print(json.dumps(about | figures | {"notes": notes}))
         return
+    print(f"{'text':14} {text.name}, {described_split(text, options.split)}")
     for name, value in figures.items():
         print(f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}")
 
 
-def trained_context_length(checkpoint: dict[str, Any]) -> int:
-    """Tokens per window of the run's own evaluations, as the checkpoint says."""
-    length = checkpoint["yinggem"].get("context_length", CONTEXT_LENGTH)
+def text_to_evaluate(options: argparse.Namespace, entry: dict[str, Any]) -> TextRecord:
+    """The text that is named, else the checkpoint's; what is not typed is as in the checkpoint.
+
+    Args:
+        entry: the "yinggem" entry of the checkpoint; those of earlier versions do not know their text.
+    """
+    trained = TextRecord.from_dict(entry["data"]) if "data" in entry else TextRecord("")
+    source, path, fingerprint = trained.source or "shakespeare", trained.path, trained.fingerprint
+    if options.data is not None:
+        source, path = (options.data, None) if options.data in NAMED else ("text", options.data)
+    elif not trained.source:
+        print("note: This checkpoint does not say which text it was trained on.", file=sys.stderr)
+    if options.data is not None or options.data_path is not None:
+        path, fingerprint = options.data_path or path, ""
+    fraction = trained.val_fraction if options.val_fraction is None else options.val_fraction
+    return TextRecord(source, path, fraction, options.split_by or trained.split_by, fingerprint)
+
+
+def described_split(text: TextRecord, split: str) -> str:
+    """The part of a text in words."""
+    if split == "all" or text.source == "streaming":
+        return {"all": "all of it", "val": "its validation part"}[split]
+    share = text.val_fraction if split == "val" else 1 - text.val_fraction
+    return f"{split}: the {'last' if split == 'val' else 'first'} {share * 100:g} % of its {text.split_by}"
+
+
+def trained_context_length(entry: dict[str, Any]) -> int:
+    """Tokens per window of the run's own evaluations, as the checkpoint's "yinggem" entry says."""
+    length = entry.get("context_length", CONTEXT_LENGTH)
     if not isinstance(length, int) or not 1 <= length <= 1 << 24:
         raise UserError(f"The checkpoint names a context length of {str(length)[:40]}; give --context-length.")
     return length

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
                         "name another file.")  # fmt: skip
     model, tokenizer = load_model(path, quantization=options.quantize)
     entry = read_checkpoint(path)["yinggem"]
-    kept = {name: entry[name] for name in ("context_length",) if name in entry}
+    kept = {name: entry[name] for name in ("context_length", "data") if name in entry}
     save_model(options.output, model, tokenizer, **kept)
     before, after = os.path.getsize(path), os.path.getsize(options.output)
     print(f"{options.output}: {after / 1e6:.1f} MB, {path}: {before / 1e6:.1f} MB")

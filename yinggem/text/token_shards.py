@@ -61,11 +61,12 @@ class Part:
 
 @dataclass(frozen=True)
 class TokenShards:
-    """What is known of a folder before its tokens are read."""
+    """What is known of a folder before its tokens are read; `fingerprint` stands for every byte of its files."""
 
     tokenizer: Tokenizer
     train: Part
     val: Part
+    fingerprint: str
 
 
 def open_shards(place: str, cache_dir: Path) -> TokenShards:
@@ -85,18 +86,19 @@ def open_shards(place: str, cache_dir: Path) -> TokenShards:
         checksums = _read_json(fetch(place, "checksums.json", Path(temporary)))
     if tokenizer is None or not isinstance(checksums, dict):
         raise _foreign(place, f"{'checksums' if tokenizer else 'tokenizer'}.json is damaged")
+    fingerprint = token_cache.cache_key("shards", tokenizer.fingerprint, checksums)
     train, val = (_open_part(place, name) for name in ("train", "val"))
     if any(chunk["dim"] % BLOCK for chunk in val.chunks):
         raise _foreign(place, f"the chunks of val/ are no multiples of {BLOCK} tokens")
     if not is_url(place):
         _verify(place, Path(place), [*train.files, *val.files], checksums, cache_dir)
-        return TokenShards(tokenizer, train, val)
+        return TokenShards(tokenizer, train, val, fingerprint)
     copy = usable_folder(cache_dir / token_cache.cache_key(place, checksums))
     usable_folder(copy / val.name)
     for name in val.files:
         fetch(place, name, copy)
     _verify(place, copy, val.files, checksums, cache_dir)
-    return TokenShards(tokenizer, train, replace(val, place=str(copy / val.name)))
+    return TokenShards(tokenizer, train, replace(val, place=str(copy / val.name)), fingerprint)
 
 
 def _verify(place: str, folder: Path, names: list[str], checksums: dict[str, int], cache_dir: Path) -> None:

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
+from yinggem.runs.processes import rank
 from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
+from yinggem.text.text_record import TextRecord
 from yinggem.text.tokenizer import Tokenizer
 from yinggem.text.windows import Ids, Window, cut_windows, evaluation_batches, training_windows
 
@@ -193,6 +195,7 @@ class TextDataModule(LightningDataModule):
         self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
         self.val_fraction, self.split_by, self.seed, self.num_workers = val_fraction, split_by, seed, num_workers
         self.split: TokenizedSplit | None = None
+        self._text_fingerprint = ""
         self._training: Any = None
         self._position: dict[str, Any] = {}
 
@@ -201,6 +204,8 @@ class TextDataModule(LightningDataModule):
         if self.split is not None:
             return
         corpus = open_corpus(self.source, self.path, self.cache_dir)
+        if corpus.note and not rank():
+            warnings.warn(corpus.note, stacklevel=2)
         split = tokenize(corpus, self.tokenizer, self.cache_dir, self.val_fraction, self.split_by)
         name = self.path or self.source
         if len(split.train) <= self.context_length:
@@ -210,7 +215,13 @@ class TextDataModule(LightningDataModule):
             )
         if len(split.val) < 2:
             raise UserError(f"The validation split of {name} is empty; raise data.val_fraction or use a longer text.")
-        self.split = split
+        self.split, self._text_fingerprint = split, corpus.fingerprint
+
+    @property
+    def text(self) -> TextRecord:
+        """What a checkpoint keeps of the text."""
+        self.setup()
+        return TextRecord(self.source, self.path, self.val_fraction, self.split_by, self._text_fingerprint)
 
     @property
     def train_tokens(self) -> int:

@@ -25,7 +25,7 @@ from yinggem.training.continuing import (
     recorded_settings,
     schedule_after,
 )
-from yinggem.training.datamodule import Batch
+from yinggem.training.datamodule import Batch, TextDataModule
 from yinggem.training.final_validation import is_final_validation
 from yinggem.training.optimizers.building import make_optimizer, make_schedule
 from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
@@ -265,7 +265,9 @@ class LanguageModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what generate.py needs, as plain data."""
-        checkpoint["yinggem"] = metadata(self.model.config, self.tokenizer, context_length=self.context_length)
+        data = getattr(self.trainer, "datamodule", None)
+        text = {"data": data.text.to_dict()} if isinstance(data, TextDataModule) else {}
+        checkpoint["yinggem"] = metadata(self.model.config, self.tokenizer, context_length=self.context_length, **text)
         checkpoint["skipped_steps"] = self.skipped_steps
         checkpoint["validated_step"] = self.validated_step
         checkpoint["optimizer_settings"] = self._settings

@@ -125,7 +125,7 @@ class StreamingDataModule(TextDataModule):
         self.tokenizer = shards.tokenizer
         val = read_validation(shards.val, self.tokenizer.vocab_size)
         self.split = TokenizedSplit(TokenArray([], val.dtype), val, self.tokenizer.token_byte_lengths)
-        self.shards = shards
+        self.shards, self._text_fingerprint = shards, shards.fingerprint
         self._refuse_less_than(self.batch_size)
 
     @property
