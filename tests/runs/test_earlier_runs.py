@@ -11,6 +11,7 @@ import torch
 from running import ROOT, here
 
 from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.model.config import ModelConfig
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier"
 FINISHED = EARLIER / "finished" / "checkpoints" / "best.ckpt"
@@ -42,7 +43,10 @@ def test_an_earlier_stopped_run_goes_on(tmp_path, monkeypatch, moved):
     done = here(f"ckpt_path={moved}", "trainer.max_steps=24")
     assert done.status == 0, done
     last, before = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (run, EARLIER / "stopped"))
-    assert last["global_step"] == 24 and last["yinggem"] == before["yinggem"]
+    model_config = ModelConfig.from_dict(before["yinggem"]["model_config"])  # settings added since have their defaults
+    assert last["global_step"] == 24
+    assert last["yinggem"] == before["yinggem"] | {"model_config": model_config.to_dict()}
+    assert before["yinggem"]["model_config"].items() <= model_config.to_dict().items()
     assert last["callbacks"].keys() == before["callbacks"].keys()  # a state that finds no callback would be lost
     assert last["callbacks"]["EMA"]["latest_update_step"] == 24  # counted on from 20
     model, _ = load_model(run / "checkpoints" / "last.ckpt")

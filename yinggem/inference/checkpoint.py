@@ -21,7 +21,7 @@ from yinggem.common.files import is_utf8, write_atomically
 from yinggem.inference.verification import refusal, verify
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
-from yinggem.model.quantization import is_usable, quantization_of, quantize, weights_in
+from yinggem.model.quantization import count_weights, makes_finite_weights, quantization_of, quantize
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer, from_state_dict
 
@@ -175,7 +175,7 @@ def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig,
             raise refusal(path, f"holds no plain weights under {name[:80]!r}")
     if not kind and len({tensor.dtype for tensor in weights.values()}) > 1:
         raise refusal(path, "mixes weights of several types")
-    count = sum(weights_in(name, tensor, kind) for name, tensor in weights.items())
+    count = sum(count_weights(name, tensor, kind) for name, tensor in weights.items())
     held = sum(tensor.nbytes for tensor in weights.values())
     if count != config.parameters or held > os.path.getsize(path):
         raise refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
@@ -193,5 +193,5 @@ def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer,
         if have != want:
             raise refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
     for name, tensor in weights.items():
-        if quantized and not is_usable(name, tensor):
-            raise refusal(path, f"holds numbers under {name[:80]!r} that no weights have")
+        if quantized and not makes_finite_weights(name, tensor):
+            raise refusal(path, f"holds values under {name[:80]!r} that weights cannot have")

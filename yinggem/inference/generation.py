@@ -183,17 +183,17 @@ def generate(
     cache, logits = _prefill(model, prompt)
     step = DecodingStep(model, cache)
     for number in range(max_new_tokens):
-        tokens = _choose(logits, sampling, history, generators)
+        tokens = _next_tokens(logits, sampling, history, generators)
         yield tokens
         if number + 1 < max_new_tokens:
             history.add(tokens)
             logits = step(tokens)
 
 
-def _choose(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
+def _next_tokens(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
     """The next ids (B,)."""
-    if not bool(logits.amax(-1).isfinite().all()):  # not a number anywhere is one here
-        raise UserError("The model's output is not a finite number: its training diverged; use another checkpoint.")
+    if not bool(logits.amax(-1).isfinite().all()):  # NaN in a row makes its maximum NaN
+        raise UserError("The model's output is NaN or infinite: its training diverged; use another checkpoint.")
     logits = apply_filters(logits, sampling, history)
     return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from yinggem.common.errors import UserError
 from yinggem.model.kernels.banded_attention import CHUNK, banded_attention
-from yinggem.model.kernels.flex_attention import flex_attention, supports
+from yinggem.model.kernels.flex_attention import flex_attention, flex_attention_supports
 from yinggem.model.masks import band_mask
 
 BACKENDS = ("auto", "sdpa", "banded", "flex")
@@ -34,7 +34,7 @@ def attention(
     if window == total and length in (1, total):  # plain causal: every kernel of torch knows it, flash included
         return _sdpa(query, key, value, None, dropout, is_causal=length > 1)
     if backend == "flex" or (backend == "auto" and query.is_cuda):
-        backend = "flex" if supports(query, key, value, dropout) else "banded"
+        backend = "flex" if flex_attention_supports(query, key, value, dropout) else "banded"
     if backend == "flex":
         return flex_attention(query, key, value, window)
     if backend == "sdpa" or (backend == "auto" and length <= CHUNK):

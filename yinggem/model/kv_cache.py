@@ -31,7 +31,7 @@ class KVCache:
         slots = min(slots, self.window or slots)
         shape = (config.num_hidden_layers, batch_size, config.key_value_heads, slots, config.head_size)
         self.keys, self.values = (zeros_in_huge_pages(shape, dtype, device) for _ in range(2))
-        self._step: list[tuple[Tensor, ...]] = []  # of each layer, for one token: its slot's, then all visible k and v
+        self._step_views: list[tuple[Tensor, ...]] = []  # of each layer, for one token: its slot's k and v, then all
 
     @property
     def slots(self) -> int:
@@ -51,7 +51,7 @@ class KVCache:
         if tokens == 1:  # here for all layers at once: in every layer it would show
             slot, filled, buffers = self.length % self.slots, min(needed, self.slots), (self.keys, self.values)
             views = [x.narrow(3, slot, 1) for x in buffers] + [x.narrow(3, 0, filled) for x in buffers]
-            self._step = list(zip(*(view.unbind() for view in views), strict=True))
+            self._step_views = list(zip(*(view.unbind() for view in views), strict=True))
 
     def expand(self, rows: int) -> None:
         """Continue the one text that was seen in `rows` rows, each with a copy of it."""
@@ -78,7 +78,7 @@ class KVCache:
         """
         tokens, seen, slots = key.size(2), self.length, self.slots
         if tokens == 1:
-            key_slot, value_slot, keys, values = self._step[layer]
+            key_slot, value_slot, keys, values = self._step_views[layer]
             key_slot.copy_(key)
             value_slot.copy_(value)
             return keys, values

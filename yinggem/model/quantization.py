@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from yinggem.common.errors import UserError
 from yinggem.model.config import QUANTIZATIONS
-from yinggem.model.kernels.integer_matrix import FAR, GROUP, HUGE, TINY, Int4Matrix, Int8Matrix, QuantizedMatrix
+from yinggem.model.kernels.integer_matrix import (
+    GROUP,
+    MAX_SCALE,
+    MAX_ZERO,
+    MIN_SCALE,
+    Int4Matrix,
+    Int8Matrix,
+    QuantizedMatrix,
+)
 from yinggem.model.layers import TiedHead
 from yinggem.model.transformer import Transformer
 
@@ -93,7 +101,7 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
         raise UserError(f"The weights are {before} already; make {kind} from the checkpoint those were made from.")
     for name, parameter in model.named_parameters():
         if not parameter.is_meta and not all(math.isfinite(x.item()) for x in (parameter.amin(), parameter.amax())):
-            raise UserError(f"The weights in {name} are not finite numbers: training diverged; use another checkpoint.")
+            raise UserError(f"Some weights in {name} are NaN or infinite: training diverged; use another checkpoint.")
     embedding = EMBEDDINGS[_kind_of(model.embedding.weight, kind)](model.embedding.weight)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -115,17 +123,17 @@ def _kind_of(weight: Tensor, kind: str) -> str:
     return "int8" if weight.size(1) % GROUP else kind
 
 
-def weights_in(name: str, tensor: Tensor, kind: str | None) -> int:
+def count_weights(name: str, tensor: Tensor, kind: str | None) -> int:
     """How many weights an entry of a model's state dict makes."""
     if not kind:
         return tensor.numel()
     return 0 if name.endswith(SHARED) else tensor.numel() * (2 if name.endswith(".nibbles") else 1)
 
 
-def is_usable(name: str, tensor: Tensor) -> bool:
+def makes_finite_weights(name: str, tensor: Tensor) -> bool:
     """Whether the weights that an entry of a quantized model's state dict makes are finite numbers."""
     if name.endswith(".scale"):
-        return bool(((tensor >= TINY) & (tensor <= HUGE)).all())
+        return bool(((tensor >= MIN_SCALE) & (tensor <= MAX_SCALE)).all())
     if name.endswith(".zero"):
-        return bool((tensor.abs() <= FAR).all())
+        return bool((tensor.abs() <= MAX_ZERO).all())
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -10,7 +10,7 @@ from torch.nn.attention import flex_attention as flex
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
-def supports(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+def flex_attention_supports(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
     """Whether FlexAttention can do it: it has no dropout, and on the CPU no backward pass."""
     return not dropout and (query.is_cuda or not any(x.requires_grad for x in (query, key, value)))
 

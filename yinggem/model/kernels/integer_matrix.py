@@ -14,9 +14,9 @@ INT8_MAX, INT4_MAX = 127, 15  # the largest integers of 8 bits and of 4
 GROUP = 32  # columns of a row that share a scale in 4 bits
 ROWS = 256  # quantized at once: the temporary fits the cache
 PADDED = 32  # torch's kernel for 4 bits takes so many rows at a time
-TINY = torch.finfo(torch.float32).tiny  # the least scale: rows of zeros have one too
-HUGE = torch.finfo(torch.float32).max / 128  # the largest: every weight is a finite number
-FAR = HUGE * 16  # the largest zero, for the same reason
+MIN_SCALE = torch.finfo(torch.float32).tiny  # the least scale: rows of zeros have one too
+MAX_SCALE = torch.finfo(torch.float32).max / 128  # the largest: every weight is a finite number
+MAX_ZERO = MAX_SCALE * 16  # the largest zero, for the same reason
 
 
 @functools.cache
@@ -106,7 +106,7 @@ class Int8Matrix(QuantizedMatrix):
 
     def _multiply(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         levels = input_levels()
-        largest = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp_min_(TINY)
+        largest = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp_min_(MIN_SCALE)
         out = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
             rows / largest, 1 / levels, levels + 1, self._packed_once(self.integers)
         )
@@ -172,7 +172,7 @@ def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
         return torch.empty_like(weight, dtype=torch.int8), weight.new_empty(len(weight), dtype=torch.float32)
     weight = weight.detach().float()
     largest = torch.maximum(-weight.amin(1), weight.amax(1))  # aminmax takes six times as long
-    scale = (largest / INT8_MAX).clamp_(min=TINY)
+    scale = (largest / INT8_MAX).clamp_(min=MIN_SCALE)
     integers = torch.empty_like(weight, dtype=torch.int8)
     for into, part, by in zip(integers.split(ROWS), weight.split(ROWS), scale.split(ROWS), strict=True):
         into.copy_((part / by[:, None]).round_())
@@ -194,8 +194,8 @@ def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for part, into, by, middle in parts:
         groups = part.float().unflatten(1, (-1, GROUP))
         low, high = groups.amin(-1), groups.amax(-1)
-        by.copy_((high / INT4_MAX - low / INT4_MAX).clamp_(TINY, HUGE))
-        middle.copy_((low + 8 * by.float()).clamp_(-FAR, FAR))
+        by.copy_((high / INT4_MAX - low / INT4_MAX).clamp_(MIN_SCALE, MAX_SCALE))
+        middle.copy_((low + 8 * by.float()).clamp_(-MAX_ZERO, MAX_ZERO))
         integers = ((groups - middle.float()[..., None]) / by.float()[..., None]).round_().add_(8).clamp_(0, INT4_MAX)
         pairs = integers.flatten(1).to(torch.uint8)
         into.copy_(pairs[:, ::2] | pairs[:, 1::2] << 4)

@@ -79,14 +79,14 @@ def prepare_linear(weight: Tensor, bias: Tensor | None, rows: int) -> PreparedLi
     if prefers_mkl() and rows <= MKL_READING_ROWS:
         return functools.partial(F.linear, weight=weight, bias=bias)
     if rows <= READING_ROWS:
-        return _shared_out(weight, bias)
+        return _split_among_threads(weight, bias)
     if not has_onednn():
         return None
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
     return lambda x: onednn_linear(x, packed, bias)
 
 
-def _shared_out(weight: Tensor, bias: Tensor | None) -> PreparedLinear:
+def _split_among_threads(weight: Tensor, bias: Tensor | None) -> PreparedLinear:
     """The rows of the weight shared out among the threads: parts (threads, out / threads, in) @ x (in, rows).
 
     MKL multiplies a matrix and one or two vectors on one thread; a batch of matrices it spreads over all of them.
