@@ -9,7 +9,6 @@ PACKAGE = TESTS.parent / "yinggem"
 
 # Modules whose meaning shows only together with others; a new one had better have a file of its own.
 ELSEWHERE = {
-    "callbacks/best_checkpoint.py": "commands/test_options.py",
     "callbacks/early_stopping.py": "commands/test_options.py",
     "callbacks/last_checkpoint.py": "runs/test_resume.py",
     "callbacks/lightning_monitors.py": "runs/test_metrics_file.py",

@@ -9,7 +9,7 @@ import torch
 from running import SMALL, TEXT, here, newest, same
 
 from yinggem.inference.checkpoint import read_checkpoint
-from yinggem.runs.metrics_file import depends_on_machine, read_metrics
+from yinggem.runs.metrics_file import STEP, depends_on_machine, read_metrics
 from yinggem.training.module import LanguageModule
 
 pytestmark = pytest.mark.slow
@@ -182,8 +182,15 @@ def test_profilers_leave_a_table_and_a_trace(place):
 
 
 def test_device_stats_run_on_any_device(place):
-    folder, _ = ran("callbacks=[default,device_stats]")
-    assert figures(folder, "val/loss")
+    """Of a CPU they are load and memory, where they are asked for, before and after every step that is logged."""
+    pytest.importorskip("psutil")
+    for asked in (False, True):
+        folder, _ = ran("callbacks=[default,device_stats]", f"callbacks.device_stats.cpu_stats={str(asked).lower()}")
+        rows = read_metrics(folder / "metrics.csv")
+        for moment in ("on_train_batch_start", "on_train_batch_end"):
+            name = f"DeviceStatsMonitor.{moment}/cpu_vm_percent"
+            measured = [row[STEP] for row in rows if 0 < row.get(name, -1) < 100]
+            assert measured == ([row[STEP] for row in rows if "train/loss" in row] if asked else []), name
 
 
 def test_anomaly_names_the_operation(place, monkeypatch):

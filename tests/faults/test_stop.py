@@ -1,5 +1,6 @@
-"""SIGTERM and Ctrl-C: a checkpoint of the step, a sentence with the command that continues, and the same end."""
+"""SIGTERM, SIGHUP and Ctrl-C: a checkpoint of the step, a sentence with the command that continues, and the same end."""
 
+import os
 import random
 import signal
 import time
@@ -65,3 +66,30 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(place, expected):
     assert not any("val/loss" in row for row in read_metrics(place.run_folder() / "metrics.csv"))
     process = place.resume("data.eval_batch_size=256")
     assert process.wait() == 0, process.told()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that close here")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_is_a_stop_unless_it_is_ignored(place, expected, ignored):
+    """SIGHUP, which an ssh session sends as it ends; nohup lets a process ignore it."""
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    process = place.start(*place.arguments(), preexec_fn=lambda: signal.signal(signal.SIGHUP, handler))
+    assert process.hit("step", signal.SIGHUP, random.Random(5))
+    status = process.wait(120)
+    assert status == (0 if ignored else 128 + signal.SIGHUP), process.told()
+    if not ignored:
+        process = place.start(*command_of(process))
+        assert process.wait() == 0, process.told()
+    assert differences(expected, place.run_folder()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])])
+def test_processes_that_load_data_are_silent_when_all_are_asked_to_stop(place, expected, number):
+    """As a terminal does: Ctrl-C there goes to every process of the run."""
+    process = place.start(*place.arguments("data.num_workers=2"), start_new_session=True)
+    place.wait_for_checkpoint(process)
+    os.killpg(process.popen.pid, number)
+    assert process.wait(120) == 128 + number, process.told()
+    assert process.told().count("Stopping after this step") == 1 and "Traceback" not in process.told(), process.told()
+    process = place.start(*command_of(process))
+    assert process.wait() == 0 and differences(expected, place.run_folder()) == [], process.told()

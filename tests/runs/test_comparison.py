@@ -40,6 +40,21 @@ def test_the_table_is_sorted_by_loss_and_shows_what_differs(sweep, capsys):
     assert shown.index("small") < shown.index("tiny") and "3 failed: model=odd does not exist." in shown
 
 
+def test_runs_are_ranked_by_what_compares_across_tokenizers(tmp_path, capsys):
+    """Finished, under way, and of an earlier version without bits per byte: the table, results.csv, the best mark."""
+    make_run(tmp_path / "0", ["tokenizer=bpe"], [3], {"loss": 3.0, "perplexity": 20.1, "bits_per_byte": 2.0})
+    make_run(tmp_path / "1", ["tokenizer=byte"], [1.5], {"loss": 1.5, "perplexity": 4.5, "bits_per_byte": 2.2})
+    make_run(tmp_path / "2", ["tokenizer=char"], [])
+    (tmp_path / "2" / "metrics.csv").write_text("step,val/loss,val/bits_per_byte\n10,1.4,2.3\n20,1.45,2.1\n")
+    make_run(tmp_path / "3", ["tokenizer=gpt2"], [1.0])
+    runs = compare([tmp_path], tmp_path)
+    assert [run.folder.name for run in runs] == ["0", "2", "1", "3"]
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert [row["bits_per_byte"] for row in csv.DictReader(file)] == ["2.0", "2.1", "2.2", ""]
+    shown = capsys.readouterr().out
+    assert shown.index("bpe") < shown.index("char") < shown.index("byte") < shown.index("gpt2")
+
+
 def test_any_set_of_runs_can_be_compared(sweep, tmp_path, capsys):
     main([str(sweep / "0"), str(sweep / "2"), "--output", str(tmp_path)])
     assert "results.csv" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from yinggem.search.study import Pruned, hopeless, running_trial
+from yinggem.search.study import Pruned, hopeless, objective_of, running_trial
 from yinggem.training.final_validation import is_final_validation
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ class Pruning(Callback):
 
     Args:
         dirpath: the folder of the run.
-        monitor: the figure to judge by.
+        monitor: the figure to judge by; None for what the search minimises.
 
     Raises:
         Pruned: from a validation.
     """
 
-    def __init__(self, dirpath: str, monitor: str = "val/loss") -> None:
+    def __init__(self, dirpath: str, monitor: str | None = None) -> None:
         self.folder, self.monitor = Path(dirpath), monitor
         self.trial: optuna.Trial | None = None
 
@@ -35,6 +35,8 @@ class Pruning(Callback):
         """Find the trial."""
         if stage == "fit" and trainer.is_global_zero:
             self.trial = running_trial(self.folder)
+        if self.trial is not None and self.monitor is None:
+            self.monitor = f"val/{objective_of(self.trial.study)}"
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report; stop, unless the run is over anyway."""

@@ -1,4 +1,4 @@
-"""Runs side by side: a table sorted by validation loss, results.csv and comparison.png."""
+"""Runs side by side: a table sorted by bits per byte, results.csv and comparison.png."""
 
 import contextlib
 import csv
@@ -13,7 +13,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.runs.metrics_file import STEP, read_metrics
 from yinggem.runs.record import read_overrides
-from yinggem.runs.result import FIGURES, read_result
+from yinggem.runs.result import OBJECTIVE, read_result
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,23 @@ class Run:
     folder: Path
     overrides: dict[str, str]
     curve: list[tuple[float, float]]  # (optimizer steps, val/loss)
+    bits_curve: list[tuple[float, float]] = field(default_factory=list)  # (optimizer steps, val/bits_per_byte)
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
         """The final loss of a finished run, else the best so far; infinite before the first validation."""
-        loss = float(self.result.get("loss", min((value for _, value in self.curve), default=math.inf)))
-        return math.inf if math.isnan(loss) else loss
+        return _final_or_best(self.result.get("loss"), self.curve)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """As `loss`; infinite too where it was not measured."""
+        return _final_or_best(self.result.get(OBJECTIVE), self.bits_curve)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The order of runs: by bits per byte, which alone compare across tokenizers; those without come last."""
+        return self.bits_per_byte, self.loss
 
     @property
     def steps(self) -> int:
@@ -48,13 +58,22 @@ class Run:
         return " ".join(f"{name}={value}" for name, value in self.overrides.items()) or self.folder.name
 
 
+def _final_or_best(final: float | None, curve: list[tuple[float, float]]) -> float:
+    value = float(min((value for _, value in curve), default=math.inf) if final is None else final)
+    return math.inf if math.isnan(value) else value
+
+
 def read_run(folder: Path) -> Run:
     """Read one run folder."""
     overrides: dict[str, str] = {}
     with contextlib.suppress(UserError):  # killed in its first moment: its row says all there is
         overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
-    rows = [row for row in read_metrics(folder / "metrics.csv") if math.isfinite(row.get("val/loss", math.nan))]
-    return Run(folder, overrides, [(row[STEP], row["val/loss"]) for row in rows], read_result(folder))
+    rows = read_metrics(folder / "metrics.csv")
+
+    def curve(name: str) -> list[tuple[float, float]]:
+        return [(row[STEP], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
+
+    return Run(folder, overrides, curve("val/loss"), curve(f"val/{OBJECTIVE}"), read_result(folder))
 
 
 def find_runs(folders: list[Path]) -> list[Run]:
@@ -67,7 +86,7 @@ def find_runs(folders: list[Path]) -> list[Run]:
     places = {path.parent.resolve() for path, names in below if path.name == ".hydra" and "overrides.yaml" in names}
     if not places:
         raise UserError(f"No run was found in {', '.join(map(str, folders))}; name folders that train.py wrote.")
-    return sorted(map(read_run, sorted(places)), key=lambda entry: entry.loss)
+    return sorted(map(read_run, sorted(places)), key=lambda entry: entry.rank)
 
 
 def distinguishing(runs: list[Run]) -> list[str]:
@@ -81,8 +100,8 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
     names = distinguishing(runs)
     return [
         {name: entry.overrides.get(name, "") for name in names}
-        | {"val/loss": entry.loss}
-        | {figure: entry.result.get(figure, "") for figure in FIGURES[1:]}
+        | {OBJECTIVE: entry.bits_per_byte if math.isfinite(entry.bits_per_byte) else ""}
+        | {"val/loss": entry.loss, "perplexity": entry.result.get("perplexity", "")}
         | {"steps": entry.steps, "state": entry.state, "folder": str(entry.folder)}
         for entry in runs
     ]
@@ -153,20 +172,22 @@ def draw(runs: list[Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = short(distinguishing(runs))
+    in_bits = all(entry.bits_curve for entry in runs if entry.curve)  # earlier figures may lack them
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     for place, entry in reversed(list(enumerate(runs))):
-        if not entry.curve:
+        curve = entry.bits_curve if in_bits else entry.curve
+        if not curve:
             continue
         own = (f"{known}={entry.overrides[name]}" for name, known in names.items() if name in entry.overrides)
         what = curtailed(" ".join(own) or entry.folder.name).replace("$", r"\$")  # ${a.name} begins no formula
         best = place == 0
         style: dict[str, Any] = {"linewidth": 2.4, "color": "#c8501e"} if best else {"linewidth": 1, "alpha": 0.7}
-        axes.plot(*zip(*entry.curve, strict=True), marker=".", label=f"{'best: ' if best else ''}{what}", **style)
+        axes.plot(*zip(*curve, strict=True), marker=".", label=f"{'best: ' if best else ''}{what}", **style)
         if best:
-            step, loss = min(entry.curve, key=lambda point: point[1])
+            step, loss = min(curve, key=lambda point: point[1])
             axes.annotate(f"{loss:.4f}", (step, loss), textcoords="offset points", xytext=(0, -12), ha="center")
-    axes.set(xlabel="optimizer steps", ylabel="val/loss (nats per token)")
+    axes.set(xlabel="optimizer steps", ylabel="bits per byte" if in_bits else "val/loss (nats per token)")
     axes.margins(0.07, 0.1)  # room for the figure at the best point
     axes.grid(alpha=0.25)
     if axes.lines:

@@ -7,6 +7,7 @@ from typing import Any
 from yinggem.common.files import write_atomically
 from yinggem.runs.layout import RESULT
 
+OBJECTIVE = "bits_per_byte"  # what is compared across runs: of all figures it alone does not depend on the tokenizer
 FIGURES = ("loss", "perplexity", "bits_per_byte")
 NUMBERS = (*FIGURES, "steps", "pruned")
 

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.runs.record import read_overrides
+from yinggem.runs.result import OBJECTIVE
 
 if TYPE_CHECKING:
     import optuna
 
 STUDY = "study.db"
+OBJECTIVE_KEY = "objective"  # of a study's attributes: the figure of result.json that it minimises
+UNITS = {OBJECTIVE: "bits per byte", "loss": "nats per token"}
 INSTALL = "sweep= searches with Optuna, which is not installed; pip install 'yinggem[sweep]' brings it."
 
 
@@ -55,6 +58,11 @@ def open_study(folder: Path, create: bool = False) -> "optuna.Study":
     return study
 
 
+def objective_of(study: "optuna.Study") -> str:
+    """The figure that a study minimises. One is kept through its life, for a study cannot compare two."""
+    return str(study.user_attrs.get(OBJECTIVE_KEY, "loss"))
+
+
 def running_trial(folder: Path) -> "optuna.Trial | None":
     """The trial that is run in a folder; None if it belongs to no search, or its trial is over."""
     if not folder.name.isdecimal() or not (folder.parent / STUDY).is_file():
@@ -70,7 +78,7 @@ def running_trial(folder: Path) -> "optuna.Trial | None":
 
 
 def hopeless(trial: "optuna.Trial", value: float, step: int) -> bool:
-    """Report the validation loss of a trial at a step; whether it is not worth going on."""
+    """Report the objective of a trial at a step; whether it is not worth going on."""
     with warnings.catch_warnings(action="ignore"):  # of a step that was reported before the trial was interrupted
         trial.report(value, step)
     return trial.should_prune()
@@ -91,12 +99,13 @@ def conclude_search(folder: Path) -> None:
     if counts["finished"]:
         command = shlex.join(["python", "train.py", *read_overrides(folder / str(study.best_trial.number))])
         print(
-            f"Best is trial {study.best_trial.number} with {study.best_value:.4f}; train its settings with:\n{command}"
+            f"Best is trial {study.best_trial.number} with {study.best_value:.4f} {UNITS[objective_of(study)]}; "
+            f"train its settings with:\n{command}"
         )
 
 
 def draw_study(study: "optuna.Study", folder: Path) -> list[str]:
-    """Draw the history and, once two different losses are known, the importance of the settings; names of the files."""
+    """Draw the history and, once two different values are known, the importance of the settings; names of the files."""
     import matplotlib
     import optuna
 

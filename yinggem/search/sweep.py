@@ -13,7 +13,7 @@ from yinggem.common.stopping import stop_signal
 from yinggem.runs.comparison import compare
 from yinggem.runs.lock import only_writer
 from yinggem.runs.processes import rank
-from yinggem.runs.result import read_result, write_result
+from yinggem.runs.result import OBJECTIVE, read_result, write_result
 from yinggem.search.study import STUDY, Pruned, conclude_search
 
 
@@ -26,7 +26,7 @@ def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
         result = read_result(folder)
         if "loss" in result or "pruned" in result:
             print(f"Job {folder.name} is {'finished' if 'loss' in result else 'pruned'} already.")
-            return float(result.get("loss", math.inf))
+            return float(result.get(OBJECTIVE, math.inf))
         try:
             with on_its_own():
                 return job()

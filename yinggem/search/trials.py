@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yinggem.common.errors import UserError
-from yinggem.runs.result import read_result
-from yinggem.search.study import open_study
+from yinggem.runs.result import OBJECTIVE, read_result
+from yinggem.search.study import OBJECTIVE_KEY, objective_of, open_study
 
 if TYPE_CHECKING:
     import optuna
@@ -119,6 +119,8 @@ class Search:
         for name, scale in self.space.items():
             scale.check(name)
         self.study = open_study(self.folder, create=True)
+        if OBJECTIVE_KEY not in self.study.user_attrs:  # an earlier version, which minimised the loss, began it
+            self.study.set_user_attr(OBJECTIVE_KEY, "loss" if self.study.trials else OBJECTIVE)
         self._check_earlier_trials()
         self.study.set_user_attr("pruner", self.pruner)
 
@@ -173,13 +175,13 @@ class Search:
         import optuna
 
         result = read_result(self.folder / str(number))
-        loss = result.get("loss", value)
+        value = result.get(objective_of(self.study), value)
         if "pruned" in result:
             self.study.tell(number, state=optuna.trial.TrialState.PRUNED)
         elif "lost" in result:
             return
-        elif "error" not in result and isinstance(loss, int | float) and math.isfinite(loss):
-            self.study.tell(number, float(loss))
+        elif "error" not in result and isinstance(value, int | float) and math.isfinite(value):
+            self.study.tell(number, float(value))
         else:
             self.study.tell(number, state=optuna.trial.TrialState.FAIL)
 
