@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C: a checkpoint of the step, a sentence with the command that continues, and the same end."""
+"""Asked to stop by a signal: a checkpoint of the step, a sentence with the command that continues, and the same end."""
 
 import os
 import random
