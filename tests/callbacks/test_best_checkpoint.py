@@ -10,7 +10,6 @@ from yinggem.callbacks.best_checkpoint import ModelCheckpoint, file_name
 from yinggem.inference.checkpoint import read_checkpoint, write_checkpoint
 
 RUN = [*SMALL, "data.path=own.txt", "optimizer=adamw", "scheduler=constant", "trainer.max_steps=20"]
-WORSE = ["optimizer.lr=5", "trainer.max_steps=30"]  # every step away from what was learnt
 
 
 @pytest.fixture
@@ -25,14 +24,17 @@ def best_state(run: Path) -> dict:
     return next(state for key, state in callbacks.items() if key.startswith("ModelCheckpoint"))
 
 
-def as_an_earlier_version_wrote_it(run: Path, folder: str) -> None:
-    """With absolute paths, whose folder need not exist any more."""
-    path = run / "checkpoints" / "last.ckpt"
+def out_of_reach(run: Path, folder: str = "") -> None:
+    """Let the scores so far be better than any to come; with `folder`, in paths as an earlier version recorded them."""
+    path, start = run / "checkpoints" / "last.ckpt", f"{folder}/" if folder else ""
     content = read_checkpoint(path)
     state = next(state for key, state in content["callbacks"].items() if key.startswith("ModelCheckpoint"))
     for key in ("best_model_path", "kth_best_model_path"):
-        state[key] = f"{folder}/{state[key]}" if state[key] else ""
-    state |= {"dirpath": folder, "best_k_models": {f"{folder}/{k}": v for k, v in state["best_k_models"].items()}}
+        state[key] = state[key] and start + state[key]
+    for key in ("best_model_score", "current_score", "kth_value"):
+        state[key] = state[key] / 100
+    state["dirpath"] = folder
+    state["best_k_models"] = {start + name: score / 100 for name, score in state["best_k_models"].items()}
     write_checkpoint(path.with_name("new.ckpt"), content)
     path.with_name("new.ckpt").rename(path)
 
@@ -53,12 +55,12 @@ def test_a_run_that_was_moved_keeps_its_best(place, how):
     new.parent.mkdir(exist_ok=True)
     if how == "copied":
         shutil.copytree(old, new)
-        (old / "checkpoints" / "best.ckpt").write_bytes(b"this one is of another run now")
+        (old / "checkpoints" / "best.ckpt").unlink()  # not written over: `best` is still mapped from it
     else:
         old.rename(new)
-    if how in ("earlier", "from Windows"):
-        as_an_earlier_version_wrote_it(new, "C:\\runs\\old" if how == "from Windows" else str(old / "checkpoints"))
-    done = here(f"ckpt_path={new}", *WORSE)
+    folders = {"earlier": str(old / "checkpoints"), "from Windows": "C:\\runs\\old"}
+    out_of_reach(new, folders.get(how, ""))
+    done = here(f"ckpt_path={new}", "trainer.max_steps=30")
     assert done.status == 0 and "dirpath" not in done.err and "Best validation loss" in done.out, done
     found = read_checkpoint(new / "checkpoints" / "best.ckpt")
     assert same(best, {name: found[name] for name in best}) and f"at step {best['global_step']}." in done.out
@@ -70,8 +72,9 @@ def test_a_run_that_was_moved_keeps_its_best(place, how):
 def test_a_best_file_that_is_gone_is_not_believed(place):
     run = place / "outputs" / "runs" / "one"
     assert here(*RUN, f"hydra.run.dir={run}").status == 0
+    out_of_reach(run)
     (run / "checkpoints" / "best.ckpt").unlink()
-    assert here(f"ckpt_path={run}", *WORSE).status == 0
+    assert here(f"ckpt_path={run}", "trainer.max_steps=30").status == 0
     assert read_checkpoint(run / "checkpoints" / "best.ckpt")["global_step"] == 30
 
 
