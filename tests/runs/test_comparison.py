@@ -52,7 +52,7 @@ def test_runs_are_ranked_by_what_compares_across_tokenizers(tmp_path, capsys):
     with open(tmp_path / "results.csv", newline="") as file:
         assert [row["bits_per_byte"] for row in csv.DictReader(file)] == ["2.0", "2.1", "2.2", ""]
     shown = capsys.readouterr().out
-    assert shown.index("bpe") < shown.index("char") < shown.index("byte") < shown.index("gpt2")
+    assert shown.index("│ bpe") < shown.index("│ char") < shown.index("│ byte") < shown.index("│ gpt2")
 
 
 def test_any_set_of_runs_can_be_compared(sweep, tmp_path, capsys):
