@@ -20,8 +20,9 @@ def run_folder(outputs: Path, name: str, *files: str) -> Path:
 
 
 def test_the_newest_best_checkpoint_is_found(tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"train\.py"):
-        find_checkpoint(tmp_path / "outputs")
+        find_checkpoint(tmp_path / "empty")
     old = run_folder(tmp_path, "2026-01-31/23-59-59", "best.ckpt", "last.ckpt")
     assert find_checkpoint(tmp_path) == old / "best.ckpt"
     new = run_folder(tmp_path, "2026-02-01/00-00-01", "last.ckpt")

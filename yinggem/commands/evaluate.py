@@ -9,13 +9,11 @@ from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.device import choose_device
-from yinggem.inference.evaluation import evaluate
+from yinggem.inference.evaluation import evaluate, trained_context_length
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
 from yinggem.text.corpus import NAMED
 from yinggem.text.text_record import TextRecord, open_recorded_text
-
-CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -23,7 +21,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     parser = Parser("yinggem evaluate", description="Evaluate a checkpoint on a text.", allow_abbrev=False)
     add = parser.add_argument
     # fmt: off
-    add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
+    add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
     add("--data", metavar="NAME",
         help="shakespeare, tinyshakespeare, or a path to text (default: the text of the run)")
     add("--data-path", metavar="FILE", help="where tinyshakespeare is, if not in the cache")
@@ -43,7 +41,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
-    path = options.checkpoint or find_checkpoint()
+    path = find_checkpoint(options.checkpoint)
     model, tokenizer = load_model(path, choose_device(options.device), quantization=options.quantize)
     entry = read_checkpoint(path)["yinggem"]
     text = text_to_evaluate(options, entry)
@@ -89,11 +87,3 @@ def described_split(text: TextRecord, split: str) -> str:
         return {"all": "all of it", "val": "its validation part"}[split]
     share = text.val_fraction if split == "val" else 1 - text.val_fraction
     return f"{split}: the {'last' if split == 'val' else 'first'} {share * 100:g} % of its {text.split_by}"
-
-
-def trained_context_length(entry: dict[str, Any]) -> int:
-    """Tokens per window of the run's own evaluations, as the checkpoint's "yinggem" entry says."""
-    length = entry.get("context_length", CONTEXT_LENGTH)
-    if not isinstance(length, int) or not 1 <= length <= 1 << 24:
-        raise UserError(f"The checkpoint names a context length of {str(length)[:40]}; give --context-length.")
-    return length

@@ -13,7 +13,7 @@ from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
-from yinggem.inference.sampling import Sampling, default_repetition_penalty
+from yinggem.inference.sampling import MAX_NEW_TOKENS, Sampling, sampling_for
 from yinggem.model.config import QUANTIZATIONS
 
 MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     from yinggem.inference.device import choose_device
     from yinggem.runs.layout import find_checkpoint
 
-    options.checkpoint = str(find_checkpoint() if options.checkpoint is None else options.checkpoint)
+    options.checkpoint = str(find_checkpoint(options.checkpoint))
     model, tokenizer = load_model(options.checkpoint, choose_device(options.device), quantization=options.quantize)
     show_samples = converse if options.interactive else print_objects if options.json else print_text
     show_samples(model, tokenizer, options)
@@ -92,26 +92,19 @@ def generation_parser() -> Parser:
     """The options of generate.py."""
     parser = Parser("generate.py", description="Generate text from a checkpoint.", allow_abbrev=False)
     add = parser.add_argument
-    add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
+    add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty starts from a newline")
     prompt.add_argument("--prompt-file", metavar="FILE", help="a UTF-8 file with the text to continue")
     # fmt: off
-    add("--max-new-tokens", type=whole_number(1), default=500, metavar="N", help="length of a sample (default: 500)")
-    add("--temperature", type=number, default=0.9, metavar="X", help="0 takes the likeliest token (default: 0.9)")
-    add("--top-k", type=whole_number(0), metavar="K", help="draw from the K likeliest tokens; 0 is off")
-    add("--top-p", type=number, default=0.85, metavar="P",
-        help="... from those that reach probability P; 1 is off (default: 0.85)")
-    add("--min-p", type=number, metavar="P",
-        help="... from those at least P times as likely as the likeliest; 0 is off")
-    add("--typical-p", type=number, metavar="P",
-        help="... from the most typical ones that reach probability P; 1 is off")
-    add("--repetition-penalty", type=number, metavar="X",
-        help="1 is off (default: 1.2, and 1 for the char and byte tokenizers)")
-    add("--repetition-window", type=whole_number(0), metavar="N",
-        help="penalise ids among the last N; 0 is off (default: all)")
-    add("--no-repeat-ngram-size", type=whole_number(0), default=0, metavar="N",
-        help="no N tokens in a row occur twice; 0 is off (default)")
+    add("--max-new-tokens", type=whole_number(1), default=MAX_NEW_TOKENS, metavar="N",
+        help="length of a sample (default: %(default)s)")
+    for one in fields(Sampling):
+        kind = (whole_number(0), "N") if one.metadata["whole"] else (number, "X")
+        default = None if one.name == "repetition_penalty" else one.default  # it depends on the tokenizer
+        known = "" if one.default is None else f" (default: {one.default})"
+        add(f"--{one.name.replace('_', '-')}", type=kind[0], metavar=kind[1], default=default,
+            help=one.metadata["help"] + known)
     add("--stop", type=with_escapes, action="append", default=[], metavar="TEXT",
         help=r"end a sample before this text; \n in it is a line end, \t a tab, \\ a backslash; repeatable")
     add("--num-samples", type=whole_number(1, 4096), default=1, metavar="N",
@@ -151,10 +144,7 @@ def parse_generation(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def sampling_of(options: argparse.Namespace, tokenizer_name: str = "") -> Sampling:
     """The sampling settings of the options; the default of the repetition penalty depends on the tokenizer."""
-    values = {field.name: getattr(options, field.name) for field in fields(Sampling)}
-    if values["repetition_penalty"] is None:
-        values["repetition_penalty"] = default_repetition_penalty(tokenizer_name)
-    return Sampling(**values)
+    return sampling_for(tokenizer_name, **{field.name: getattr(options, field.name) for field in fields(Sampling)})
 
 
 def read_text(path: str) -> str:

@@ -16,7 +16,7 @@ def quantization_parser() -> Parser:
     """The options of `python -m yinggem quantize`."""
     parser = Parser("python -m yinggem quantize", description="Write a quantized checkpoint.", allow_abbrev=False)
     add = parser.add_argument
-    add("--checkpoint", metavar="FILE", help="default: the newest run's best, under outputs/")
+    add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
     add("--output", metavar="FILE", required=True, help="the checkpoint to write")
     add("--quantize", choices=QUANTIZATIONS, default="int8", help="how (default: int8)")
     return parser
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         UserError: as `load_model` and `write_checkpoint`; the output is the checkpoint itself.
     """
     options = quantization_parser().parse_args(arguments)
-    path = options.checkpoint or find_checkpoint()
+    path = find_checkpoint(options.checkpoint)
     if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
         raise UserError(f"--output {options.output} is the checkpoint itself, which could not be trained any more; "
                         "name another file.")  # fmt: skip

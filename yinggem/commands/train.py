@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from yinggem.commands.train_process import Failed, cause_of, command_of_another, refuse, say_stopped, surroundings
 from yinggem.common.config_files import check_kinds, check_overrides
+from yinggem.common.errors import UserError
+from yinggem.common.explain import explain
 from yinggem.common.stopping import StopRequested, stopping_on_signals
 from yinggem.common.streams import make_streams_safe
 from yinggem.runs.layout import LAST, check_is_new, checkpoint
@@ -70,8 +72,11 @@ def train(overrides: Sequence[str]) -> TrainedRun:
     try:
         command.run(overrides)
     except (Exception, Failed) as failure:
-        command.start.withdraw()
-        raise cause_of(failure) from None
+        command.new_run.withdraw()
+        cause = cause_of(failure)
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(explain(cause, CONF)) from cause
     assert command.folder is not None
     return TrainedRun(command.folder, read_result(command.folder))
 
@@ -250,23 +255,25 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     from yinggem.training.memory_limit import check_memory
     from yinggem.training.module import LanguageModule
 
+    # Plain lists, never Hydra's: they end in the state of an optimizer, and a checkpoint holds nothing but plain data.
+    make = partial(instantiate, _convert_="all")
     seed_everything(cfg.seed, verbose=False)
-    data = instantiate(cfg.data, tokenizer=instantiate(cfg.tokenizer), seed=cfg.seed)
+    data = make(cfg.data, tokenizer=make(cfg.tokenizer), seed=cfg.seed)
     data.setup()
-    config = instantiate(cfg.model, vocab_size=data.tokenizer.vocab_size)
+    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size)
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
     if cfg.compile:
         check_compiler()
         model.compile_blocks()
-    rules = instantiate(cfg.optimizer), instantiate(cfg.scheduler)  # partial: they wait for the weights
+    rules = make(cfg.optimizer), make(cfg.scheduler)  # partial: they wait for the weights
     skippable = cfg.trainer.get("skip_bad_steps", 0)
     module = LanguageModule(model, data.tokenizer, *rules, data.eval_context_length, cfg.seed, skippable)
-    parts: dict[str, Any] = {"profiler": instantiate(cfg.get("profiler"))}
+    parts: dict[str, Any] = {"profiler": make(cfg.get("profiler"))}
     for name in ("logger", "callbacks"):  # a part without a target is left out: an experiment has settings for it
-        parts[name] = [instantiate(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]
+        parts[name] = [make(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]
     check_monitors(parts["callbacks"])
-    return instantiate(cfg.trainer, **parts, processes=processes, default_root_dir=cfg.run_dir), module, data
+    return make(cfg.trainer, **parts, processes=processes, default_root_dir=cfg.run_dir), module, data
 
 
 def composed(words: list[str], config_folders: Sequence[str] = (), name: str = TODAY) -> DictConfig:

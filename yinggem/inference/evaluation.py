@@ -6,6 +6,7 @@ Training validates with the same pieces: `yinggem.text.windows` cuts the text, `
 
 import math
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
 from yinggem.model.transformer import Transformer
 from yinggem.text.windows import Ids, cut_windows, evaluation_batches
+
+CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
+METRICS = ("loss", "perplexity", "bits_per_byte")  # properties of Evaluation: a new one is a property and its name here
+LOGITS = 256  # tokens whose logits exist at once
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,12 @@ class Evaluation:
         return self.nats / math.log(2) / self.bytes if self.bytes else math.inf
 
     def to_dict(self) -> dict[str, float]:
-        """The figures under the names they are logged by."""
-        figures = {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
-        return figures | {"tokens": self.tokens, "bytes": self.bytes}
+        """The metrics and what they were measured on."""
+        return self.metrics() | {"tokens": self.tokens, "bytes": self.bytes}
+
+    def metrics(self) -> dict[str, float]:
+        """The figures under the names they are logged by, after "val/"."""
+        return {name: getattr(self, name) for name in METRICS}
 
 
 def evaluate_batch(model: Transformer, inputs: Tensor, targets: Tensor, token_bytes: Tensor) -> Evaluation:
@@ -95,3 +103,30 @@ def evaluate(
             total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths)
             advance(block[:, 1:].numel())
     return total
+
+
+@torch.inference_mode()
+def nats_of_tokens(model: Transformer, ids: Tensor, context_length: int) -> Tensor:
+    """(N - 1,) float64 on the CPU: the nats of every token after the first, in the windows of `evaluate`.
+
+    Args:
+        model: in eval mode.
+        ids: (N,) int64, N >= 2.
+    """
+    device, found = model.norm.weight.device, []
+    for start in range(0, len(ids) - 1, context_length):
+        block = ids[start : start + context_length + 1].to(device)
+        hidden, targets = model.hidden(block[None, :-1])[0], block[1:, None]
+        for rows, wanted in zip(hidden.split(LOGITS), targets.split(LOGITS), strict=True):
+            found.append(-model.head(rows).float().log_softmax(-1).gather(1, wanted)[:, 0].cpu().double())
+    return torch.cat(found)
+
+
+def trained_context_length(entry: dict[str, Any]) -> int:
+    """Tokens per window of the run's own evaluations, as the checkpoint's "yinggem" entry says."""
+    length = entry.get("context_length", CONTEXT_LENGTH)
+    if not isinstance(length, int) or not 1 <= length <= 1 << 24:
+        raise UserError(
+            f"The checkpoint names a context length of {str(length)[:40]}; give --context-length."
+        )
+    return length

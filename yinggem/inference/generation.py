@@ -1,7 +1,7 @@
-"""Text from a model: the sampling filters, drawing a token, and the one loop that generates.
+"""Text from a model: filtering the logits, drawing a token, and the one loop that generates.
 
-Filters are functions from logits (B, V), float32, to logits in which -inf marks what may not be drawn. Each keeps at
-least one token of every row. Their meaning and order are those of the logits processors of transformers.
+The filters that know nothing of the text before are in `yinggem.inference.sampling`, beside their settings. The order
+of all of them is that of the logits processors of transformers.
 """
 
 from collections import deque
@@ -38,46 +38,6 @@ def ban(logits: Tensor, banned: Sequence[set[int]]) -> Tensor:
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature; the largest logit is moved to 0 first, so that nothing overflows."""
     return (logits - logits.amax(-1, keepdim=True)) / temperature
-
-
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """The k likeliest tokens, and those as likely as the k-th."""
-    least = logits.topk(min(k, logits.size(-1))).values[:, -1:]
-    return logits.masked_fill(logits < least, -torch.inf)
-
-
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """The smallest set of likeliest tokens whose probability reaches p: those with less than p before them.
-
-    A full sort of GPT-2's vocabulary costs more than the model's share of a token, so a few likeliest are sorted
-    first, and more only when they do not reach p.
-    """
-    probabilities, size, count = logits.softmax(-1), logits.size(-1), 256
-    while True:
-        likeliest, ids = probabilities.topk(min(count, size))
-        before = likeliest.cumsum(-1) - likeliest
-        if count >= size or bool((before[:, -1] >= p).all()):
-            break
-        count *= 16
-    kept = logits.gather(1, ids).masked_fill(before >= p, -torch.inf)
-    return torch.full_like(logits, -torch.inf).scatter_(1, ids, kept)
-
-
-def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Tokens at least p times as likely as the likeliest."""
-    probabilities = logits.softmax(-1)
-    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
-
-
-def keep_typical(logits: Tensor, p: float) -> Tensor:
-    """Locally typical sampling (Meister et al. 2022): tokens whose surprise is nearest the entropy, up to mass p."""
-    logs = logits.log_softmax(-1)
-    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
-    distance, order = (-logs - entropy).abs().sort(-1)
-    mass = logs.exp().gather(1, order).cumsum(-1)
-    last = (mass < p).sum(-1, keepdim=True).clamp_(max=logits.size(-1) - 1)
-    farthest = distance.gather(1, last)
-    return logits.masked_fill((-logs - entropy).abs() > farthest, -torch.inf)
 
 
 class History:
@@ -137,14 +97,8 @@ def apply_filters(logits: Tensor, sampling: Sampling, history: History) -> Tenso
     if sampling.temperature < LEAST_TEMPERATURE:
         return logits
     logits = scale_temperature(logits, sampling.temperature)
-    if sampling.top_k:
-        logits = keep_top_k(logits, sampling.top_k)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        logits = keep_top_p(logits, sampling.top_p)
-    if sampling.min_p:
-        logits = keep_min_p(logits, sampling.min_p)
-    if sampling.typical_p is not None and sampling.typical_p < 1:
-        logits = keep_typical(logits, sampling.typical_p)
+    for keep, value in sampling.filters():
+        logits = keep(logits, value)
     return logits
 
 

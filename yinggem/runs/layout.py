@@ -47,16 +47,23 @@ def newest_run(outputs: Path) -> Path:
     raise UserError(f"There is no run in {outputs}/ to continue; start one with `python train.py`.")
 
 
-def find_checkpoint(outputs: str | Path = "outputs") -> Path:
-    """The newest run's best checkpoint, its last one where it has no best; runs without either are passed over.
+def find_checkpoint(place: str | Path | None = None) -> Path:
+    """The checkpoint that is meant by a place: a run's best one, its last one where it has no best.
+
+    Args:
+        place: a checkpoint, which need not exist; a run folder; or a folder of runs, of which the newest counts that
+            has a checkpoint. None is outputs/.
 
     Raises:
-        UserError: there is none; the sentence says what to type.
+        UserError: there is none in the folder; the sentence says what to type.
     """
-    for run in newest_first(Path(outputs)):
+    folder = Path("outputs" if place is None else place)
+    if place is not None and not (str(place) and folder.is_dir()):
+        return folder
+    for run in (folder, *newest_first(folder)):
         if found := checkpoint(run, BEST, LAST):
             return found
-    raise UserError(f"No checkpoint was found in {outputs}; train one with `python train.py` or name one.")
+    raise UserError(f"No checkpoint was found in {folder}; train one with `python train.py` or name one.")
 
 
 def newest_sweep(outputs: Path) -> Path:

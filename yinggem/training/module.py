@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import PREFIX, metadata
-from yinggem.inference.evaluation import Evaluation, evaluate_batch
+from yinggem.inference.evaluation import METRICS, Evaluation, evaluate_batch
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weight
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
 UNLIMITED = 1 << 60  # steps of a run that only time or patience ends
-VALIDATED = ("val/loss", "val/perplexity", "val/bits_per_byte")  # what callbacks can monitor
+VALIDATED = tuple(f"val/{name}" for name in METRICS)  # what callbacks can monitor
 
 
 class LanguageModule(LightningModule):
@@ -227,7 +227,7 @@ class LanguageModule(LightningModule):
         loss = total.loss
         if not math.isfinite(loss) and self.trainer.state.fn == "fit":
             raise self.bad_numbers(f"The validation loss is {loss:g}", self.global_step)
-        figures = dict(zip(VALIDATED, (loss, total.perplexity, total.bits_per_byte), strict=True))
+        figures = dict(zip(VALIDATED, total.metrics().values(), strict=True))
         self.log_dict(figures, logger=False, rank_zero_only=False)  # for the callbacks that monitor them
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             if not is_final_validation(self.trainer):  # at the end Lightning counts a part of an epoch as a whole one

@@ -1,0 +1,126 @@
+"""A trained model for Python programs: it generates, streams and scores text. `yinggem.load()` makes one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from yinggem.common.errors import UserError
+from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.completion import complete
+from yinggem.inference.device import choose_device
+from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_context_length
+from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
+from yinggem.model.config import ModelConfig
+from yinggem.model.transformer import Transformer
+from yinggem.text.tokenizer import Tokenizer
+
+
+class ScoredToken(NamedTuple):
+    """A token of a text and how surprising it was, in nats, after those before it."""
+
+    text: str
+    nats: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a text was predicted: every token after the first, which nothing precedes.
+
+    Attributes:
+        nats: the sum over `tokens`.
+        bits_per_byte: comparable across tokenizers.
+    """
+
+    nats: float
+    bits_per_byte: float
+    tokens: list[ScoredToken]
+
+
+class LanguageModel:
+    """A model and the tokenizer it was trained with.
+
+    Args:
+        model: in eval mode.
+        context_length: tokens per window in which a text is scored.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, context_length: int) -> None:
+        self.model, self.tokenizer, self.context_length = model, tokenizer, context_length
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, device: str | None = None, quantization: str | None = None
+    ) -> "LanguageModel":
+        """Load a checkpoint.
+
+        Args:
+            device: "cpu", "cuda" ...; None is the fastest there is.
+            quantization: "int8" or "int4" for smaller and faster weights; None as they are in the file.
+
+        Raises:
+            UserError: as `load_model`, and a device that this machine does not have.
+        """
+        model, tokenizer = load_model(path, choose_device(device), quantization=quantization)
+        return cls(model, tokenizer, trained_context_length(read_checkpoint(path)["yinggem"]))
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        return self.model.config
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        **sampling: Any,
+    ) -> str:
+        """The text that follows `prompt`, as `yinggem generate` prints it: the same settings give the same text.
+
+        Args:
+            stop: texts before which it ends.
+            sampling: temperature, top_k, top_p and the other fields of `yinggem.inference.sampling.Sampling`.
+
+        Raises:
+            UserError: a setting is out of range, or the tokenizer cannot encode the prompt.
+        """
+        return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, **sampling))
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """The pieces of the text that `generate` returns, each as soon as it is made."""
+        if isinstance(stop, str):
+            raise UserError(f"stop must be a list of texts, not {stop!r}; write stop=[{stop!r}].")
+        settings = sampling_for(self.tokenizer.name, **sampling)
+        pieces = complete(self.model, self.tokenizer, prompt, max_new_tokens, settings, [seed], stop)
+        return (piece for _, piece, _ in pieces if piece)
+
+    def score(self, text: str) -> Score:
+        """How well the model predicts a text; the sums are those of `yinggem evaluate`.
+
+        Raises:
+            UserError: the tokenizer cannot encode the text, or makes less than two tokens of it.
+        """
+        ids = self.tokenizer.encode_array(text)
+        if len(ids) < 2:
+            raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; score a longer one.")
+        nats = nats_of_tokens(self.model, torch.from_numpy(ids.astype(np.int64)), self.context_length).tolist()
+        size = int(self.tokenizer.token_byte_lengths[ids[1:]].sum(dtype=np.int64))
+        tokens = [
+            ScoredToken(self.tokenizer.decode([token]), value)
+            for token, value in zip(ids[1:].tolist(), nats, strict=True)
+        ]
+        return Score(sum(nats), Evaluation(sum(nats), len(nats), size).bits_per_byte, tokens)
