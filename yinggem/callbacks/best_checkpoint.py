@@ -15,6 +15,7 @@ from torch import Tensor
 from yinggem.callbacks.last_checkpoint import LastCheckpoint
 from yinggem.common.checks import check_whole_number
 from yinggem.inference.checkpoint import read_checkpoint
+from yinggem.runs.layout import BEST
 from yinggem.training.final_validation import is_final_validation
 
 
@@ -34,7 +35,7 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
         UserError: `save_top_k` is not a whole number from -1 on.
     """
 
-    def __init__(self, dirpath: str, filename: str = "best", save_top_k: int = 1, **options: Any) -> None:
+    def __init__(self, dirpath: str, filename: str = Path(BEST).stem, save_top_k: int = 1, **options: Any) -> None:
         check_whole_number("callbacks.best.save_top_k", save_top_k, -1, remedy="-1 keeps all checkpoints")
         self._several = save_top_k not in (0, 1)
         name = f"{filename}-{{step:06d}}" if self._several else filename

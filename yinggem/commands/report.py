@@ -18,7 +18,7 @@ from yinggem.commands.outcome import Outcome
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.model.kernels.huge_pages import keep_freed_memory
-from yinggem.runs.layout import find_checkpoint
+from yinggem.runs.layout import BEST, find_checkpoint
 from yinggem.runs.resume import Resumption
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
@@ -116,7 +116,7 @@ def print_outcome(
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
         print(f"\n{'─' * 30} a sample {'─' * 30}\n{sampler.text(module, outcome.model).strip()}\n{'─' * 70}")
-    figures, is_best = outcome.figures, outcome.checkpoint is not None and outcome.checkpoint.name == "best.ckpt"
+    figures, is_best = outcome.figures, outcome.checkpoint is not None and outcome.checkpoint.name == BEST
     print(
         f"\nEnded after {outcome.steps:,} steps: {outcome.ended}.\n"
         f"{'Best' if is_best else 'Last'} validation loss {figures['loss']:.4f} nats per token, "

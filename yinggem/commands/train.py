@@ -41,6 +41,7 @@ PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent / "conf"
 CONF = CHECKOUT if (CHECKOUT / "train.yaml").is_file() else PACKAGE / "conf"  # beside the package, or inside its wheel
 TODAY, CONTINUED = "train", "continued"  # primary configurations: conf/train.yaml, and what a run has recorded
+OmegaConf.register_new_resolver("new_folder", str, use_cache=True, replace=True)  # a command's own creates the folder
 
 
 @dataclass(frozen=True)
