@@ -21,6 +21,7 @@ EXPERIMENTS = ROOT / "docs" / "experiments.md"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("CONTRIBUTING.md")])
 PROGRAMS = {
     "python": [sys.executable],
+    "yinggem": [sys.executable, "-m", "yinggem"],
     "torchrun": [sys.executable, "-m", "torch.distributed.run"],
 }
 EXTRAS = {"Search": "optuna", "Clusters": "submitit", "Streaming": "litdata"}  # what a section needs beyond the package

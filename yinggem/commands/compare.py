@@ -8,7 +8,7 @@ from yinggem.runs.comparison import compare
 
 def main(arguments: list[str] | None = None) -> None:
     """Compare the runs in the folders named."""
-    parser = Parser("python -m yinggem compare", description="Compare runs.", allow_abbrev=False)
+    parser = Parser("yinggem compare", description="Compare runs.", allow_abbrev=False)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run or sweep folders")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.csv and comparison.png")
     options = parser.parse_args(arguments)

@@ -13,6 +13,7 @@ from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
+from yinggem.common.program import typed
 from yinggem.inference.sampling import MAX_NEW_TOKENS, Sampling, sampling_for
 from yinggem.model.config import QUANTIZATIONS
 
@@ -90,7 +91,7 @@ def show(text: str) -> None:
 
 def generation_parser() -> Parser:
     """The options of generate.py."""
-    parser = Parser("generate.py", description="Generate text from a checkpoint.", allow_abbrev=False)
+    parser = Parser(typed("generate"), description="Generate text from a checkpoint.", allow_abbrev=False)
     add = parser.add_argument
     add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
     prompt = parser.add_mutually_exclusive_group()

@@ -13,8 +13,8 @@ from yinggem.runs.layout import find_checkpoint
 
 
 def quantization_parser() -> Parser:
-    """The options of `python -m yinggem quantize`."""
-    parser = Parser("python -m yinggem quantize", description="Write a quantized checkpoint.", allow_abbrev=False)
+    """The options of `yinggem quantize`."""
+    parser = Parser("yinggem quantize", description="Write a quantized checkpoint.", allow_abbrev=False)
     add = parser.add_argument
     add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
     add("--output", metavar="FILE", required=True, help="the checkpoint to write")

@@ -17,6 +17,7 @@ from yinggem.commands.hyperparameters import hyperparameters
 from yinggem.commands.outcome import Outcome
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
+from yinggem.common.program import typed
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.runs.layout import BEST, find_checkpoint
 from yinggem.runs.resume import Resumption
@@ -142,7 +143,7 @@ def print_what_is_there(folder: Path, best: Path | None, data: TextDataModule) -
 
 def generate_command(checkpoint: Path, data: TextDataModule) -> str:
     """The command that generates from this very checkpoint, with a prompt that its tokenizer can encode."""
-    words = ["python", "generate.py"]
+    words = typed("generate").split()
     try:
         found = find_checkpoint().resolve() == checkpoint.resolve()
     except UserError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from yinggem.common import files
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
+from yinggem.common.program import typed
 from yinggem.common.progress_bar import show_progress
 from yinggem.text import token_cache
 from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
@@ -78,8 +79,8 @@ def _write_part(folder: Path, ids: TokenArray, chunk_tokens: int) -> Iterator[in
 
 
 def shard_parser() -> argparse.ArgumentParser:
-    """The options of `python -m yinggem shard`."""
-    parser = Parser("python -m yinggem shard", description="Make token shards for data=streaming.", allow_abbrev=False)
+    """The options of `yinggem shard`."""
+    parser = Parser("yinggem shard", description="Make token shards for data=streaming.", allow_abbrev=False)
     add = parser.add_argument
     add("--data", default="shakespeare", metavar="NAME", help="shakespeare, tinyshakespeare, or a path to text")
     add("--data-path", metavar="FILE", help="where tinyshakespeare is, if not in the cache")
@@ -111,4 +112,4 @@ def main(arguments: list[str] | None = None) -> None:
     write_shards(output, split, tokenizer, options.chunk_tokens // BLOCK * BLOCK)
     count = len(split.train) + len(split.val)
     print(f"{count:,} tokens ({tokenizer.name}, {tokenizer.vocab_size:,} kinds) in {output}")
-    print(f"Next:  python train.py data=streaming data.path={output}")
+    print(f"Next:  {typed('train')} data=streaming data.path={output}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yinggem.common.errors import UserError
 from yinggem.common.explain import causes, explain
+from yinggem.common.program import typed
 from yinggem.common.stopping import StopRequested
 from yinggem.runs.layout import SWEEP
 from yinggem.runs.overrides import quoted
@@ -52,8 +53,8 @@ def refuse(error: BaseException, conf: Path, processes: ProcessGroup, saved: Pat
 def how_to_continue(checkpoint: Path | None, sweep: Path | None = None) -> str:
     """The command that takes up a stopped sweep or run; empty where there is nothing to take up."""
     if sweep and (sweep / SWEEP).is_file():
-        return f" Continue the sweep with: python train.py -m ckpt_path={shlex.quote(str(sweep))}"
-    return f" Continue with: python train.py ckpt_path={shlex.quote(str(checkpoint))}" if checkpoint else ""
+        return f" Continue the sweep with: {typed('train')} -m ckpt_path={shlex.quote(str(sweep))}"
+    return f" Continue with: {typed('train')} ckpt_path={shlex.quote(str(checkpoint))}" if checkpoint else ""
 
 
 def say_stopped(stop: StopRequested, saved: Path | None, sweep: Path | None) -> None:

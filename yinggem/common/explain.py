@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yinggem.common.errors import UserError, one_line
+from yinggem.common.program import typed
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 OF_HYDRA = {  # what it says, and what that means
@@ -138,7 +139,7 @@ def _near(name: str, known: list[str]) -> str:
         close = [other for other in close if _likeness(name, other) > 0.85]
     close = close or difflib.get_close_matches(name, known, n=2, cutoff=0.75)
     close = close or [other for other in known if other.rpartition(".")[2] == last][:3]
-    return f"; did you mean {' or '.join(close)}?" if close else "; `python train.py --cfg job` shows all there are."
+    return f"; did you mean {' or '.join(close)}?" if close else f"; `{typed('train')} --cfg job` shows all there are."
 
 
 def _likeness(one: str, other: str) -> float:

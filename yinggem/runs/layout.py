@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import find_paths, write_atomically
+from yinggem.common.program import typed
 
 CONFIG = Path(".hydra", "config.yaml")  # the composed configuration, whole
 OVERRIDES = Path(".hydra", "overrides.yaml")  # the settings that were typed
@@ -44,7 +45,7 @@ def newest_run(outputs: Path) -> Path:
     for run in newest_first(outputs):
         if (run / OVERRIDES).is_file():
             return run.resolve()
-    raise UserError(f"There is no run in {outputs}/ to continue; start one with `python train.py`.")
+    raise UserError(f"There is no run in {outputs}/ to continue; start one with `{typed('train')}`.")
 
 
 def find_checkpoint(place: str | Path | None = None) -> Path:
@@ -63,14 +64,14 @@ def find_checkpoint(place: str | Path | None = None) -> Path:
     for run in (folder, *newest_first(folder)):
         if found := checkpoint(run, BEST, LAST):
             return found
-    raise UserError(f"No checkpoint was found in {folder}; train one with `python train.py` or name one.")
+    raise UserError(f"No checkpoint was found in {folder}; train one with `{typed('train')}` or name one.")
 
 
 def newest_sweep(outputs: Path) -> Path:
     """The folder of the newest sweep; UserError when there is none."""
     found = sorted(find_paths(outputs, f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise UserError(f"There is no sweep in {outputs}/ to continue; start one with `python train.py -m ...`.")
+        raise UserError(f"There is no sweep in {outputs}/ to continue; start one with `{typed('train')} -m ...`.")
     return found[-1].parent
 
 

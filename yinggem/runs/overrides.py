@@ -7,6 +7,7 @@ import re
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
+from yinggem.common.program import typed
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
 NEEDED = ("outputs", "run_dir")  # which no run can do without
@@ -59,7 +60,7 @@ def _check_multirun(found: argparse.Namespace) -> None:
     for setting in found.settings:
         group, _, choice = setting.lstrip("+").partition("=")
         if group in ("sweep", "launcher", "hydra/launcher", "hydra/sweeper") and choice not in ("", "null", "[]"):
-            raise UserError(f"{setting} is for many runs from one command; write `python train.py -m {setting}`.")
+            raise UserError(f"{setting} is for many runs from one command; write `{typed('train')} -m {setting}`.")
 
 
 def only_shows(arguments: list[str]) -> bool:

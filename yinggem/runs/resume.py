@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yinggem.common.errors import UserError
+from yinggem.common.program import typed
 from yinggem.runs.layout import LAST, OVERRIDES, SOURCES, SWEEP, checkpoint, newest_run, newest_sweep, run_of
 from yinggem.runs.record import read_config, read_config_folders, read_overrides
 
@@ -101,7 +102,7 @@ def _with_a_better_one(path: Path, error: UserError) -> UserError:
             continue
         return UserError(
             f"{str(error).partition('; use')[0]}; the newest good one of this run is {other}: "
-            f"continue from it with `python train.py ckpt_path={shlex.quote(str(other))}`."
+            f"continue from it with `{typed('train')} ckpt_path={shlex.quote(str(other))}`."
         )
     return error
 

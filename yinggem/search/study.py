@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
+from yinggem.common.program import typed
 from yinggem.runs.record import read_overrides
 from yinggem.runs.result import OBJECTIVE
 
@@ -97,7 +98,7 @@ def conclude_search(folder: Path) -> None:
     if names:
         print(f"Drawn in {folder}: {', '.join(names)}.")
     if counts["finished"]:
-        command = shlex.join(["python", "train.py", *read_overrides(folder / str(study.best_trial.number))])
+        command = shlex.join([*typed("train").split(), *read_overrides(folder / str(study.best_trial.number))])
         print(
             f"Best is trial {study.best_trial.number} with {study.best_value:.4f} {UNITS[objective_of(study)]}; "
             f"train its settings with:\n{command}"

@@ -80,7 +80,7 @@ def open_shards(place: str, cache_dir: Path) -> TokenShards:
     litdata()
     place = place if place == "/" else place.rstrip("/")
     if not is_url(place) and not os.path.isdir(place):
-        raise UserError(f"data.path={place} is no folder; name one that `python -m yinggem shard` made, or its URL.")
+        raise UserError(f"data.path={place} is no folder; name one that `yinggem shard` made, or its URL.")
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = token_cache.open_tokenizer(fetch(place, "tokenizer.json", Path(temporary)))
         checksums = _read_json(fetch(place, "checksums.json", Path(temporary)))
@@ -196,6 +196,4 @@ def check_ids(ids: np.ndarray, vocab_size: int, place: str) -> None:
 
 
 def _foreign(place: str, reason: str) -> UserError:
-    return UserError(
-        f"data.path={place} cannot be used: {reason}; make it again with `python -m yinggem shard --output FOLDER`."
-    )
+    return UserError(f"data.path={place} cannot be used: {reason}; make it again with `yinggem shard --output FOLDER`.")

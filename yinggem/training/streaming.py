@@ -80,7 +80,7 @@ class BlockLoader:
 
 
 class StreamingDataModule(TextDataModule):
-    """Token shards that `python -m yinggem shard` made, in windows of `context_length` tokens.
+    """Token shards that `yinggem shard` made, in windows of `context_length` tokens.
 
     The validation part is small enough for memory, and evaluated like any text: every token after the first once.
 
@@ -118,9 +118,7 @@ class StreamingDataModule(TextDataModule):
         if self.shards is not None:
             return
         if not self.path:
-            raise UserError(
-                "data=streaming needs data.path=FOLDER, or a URL, of shards made by `python -m yinggem shard`."
-            )
+            raise UserError("data=streaming needs data.path=FOLDER, or a URL, of shards made by `yinggem shard`.")
         shards = open_shards(str(self.path), self._cache())
         self.tokenizer = shards.tokenizer
         val = read_validation(shards.val, self.tokenizer.vocab_size)
