@@ -97,10 +97,10 @@ def memory_figures(device: torch.device) -> dict[str, float]:
 
 def resident_bytes() -> int | None:
     """Memory of this process that is in RAM: now on Linux, at most so far on other Unix, None elsewhere."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     with contextlib.suppress(ImportError, OSError):
         import resource
 

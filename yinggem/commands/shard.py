@@ -54,7 +54,7 @@ def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chun
             token_cache.write_tokenizer(file, tokenizer)
         names = [str(path.relative_to(partial)) for path in sorted(partial.glob("*/*"))]
         checksums = dict(zip(names, checksums_of(partial, names), strict=True))
-        (partial / "checksums.json").write_text(json.dumps(checksums))
+        (partial / "checksums.json").write_text(json.dumps(checksums), encoding="utf-8")
         partial.rename(output)
     except OSError as error:
         raise files.cannot_write(output, error) from None

@@ -118,7 +118,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if is_utf8(path):
-                content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+                mapped = os.name != "nt"  # Windows replaces no file that is mapped, and last.ckpt will be
+                content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
             else:  # torch maps files with names in UTF-8 only
                 with open(path, "rb") as file:
                     content = torch.load(file, map_location=map_location, weights_only=True)
@@ -147,6 +148,8 @@ def clean_leftovers(folder: str | Path) -> list[Path]:
 def _is_alive(pid: int) -> bool:
     if pid == os.getpid():  # nothing of ours is half written between two writes
         return False
+    if os.name == "nt":  # where signal 0 is no question, but Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -42,13 +42,13 @@ def available_memory() -> int | None:
     """Bytes that could be allocated now, the limit of a container respected; None where the system does not say."""
     known = []
     with contextlib.suppress(OSError, ValueError, KeyError):
-        rows = (line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        rows = (line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         sizes = {name: int(value.split()[0]) << 10 for name, value in rows}
         known.append(sizes["MemAvailable"] + sizes["SwapFree"])
     with contextlib.suppress(OSError, ValueError, KeyError):
         group = Path("/sys/fs/cgroup")
-        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["anon"]
-        known.append(max(0, int((group / "memory.max").read_text()) - int(used)))
+        used = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())["anon"]
+        known.append(max(0, int((group / "memory.max").read_text(encoding="utf-8")) - int(used)))
     if not known:
         with contextlib.suppress(OSError, ValueError, AttributeError):
             known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -39,7 +39,7 @@ def tune(cfg: Any, folder: Path, build: Build) -> None:
     if cfg.trainer.fast_dev_run:
         return
     path = folder / FOUND
-    found = json.loads(path.read_text()) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for switch, group, name, find in (
         ("find_batch_size", "data", "batch_size", find_batch_size),
         ("find_lr", "optimizer", "lr", find_lr),
