@@ -1,6 +1,7 @@
 """Being asked to stop by a signal: Ctrl-C, SIGTERM, and SIGHUP where a terminal can be closed."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,14 @@ def stopping_signals() -> list[int]:
 def stopping_on_signals() -> Iterator[None]:
     """Signals raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
 
+    process = os.getpid()
+
     def leave(signum: int, frame: Any) -> None:
+        if os.getpid() != process:  # forked, to load data: Ctrl-C in a terminal reaches it as well, and is not its own
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            return
         stop_signal.signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise StopRequested(signum)
