@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yinggem.common.config_files import setting_names
 from yinggem.common.errors import UserError
-from yinggem.common.explain import causes, explain, in_short, settings
+from yinggem.common.explain import causes, explain, in_short
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,9 @@ def test_what_nobody_foresaw_is_one_line_with_its_class(text):
 
 
 def test_the_settings_are_the_dotted_names_of_conf(conf):
-    assert settings(conf) == sorted([
-        "model", "optimizer", "seed", "outputs", "model.hidden_size", "model.num_hidden_layers", "optimizer.lr",
-        "optimizer.betas", "trainer", "trainer.max_steps",
+    assert setting_names(conf) == sorted([
+        "experiment", "model", "optimizer", "seed", "outputs", "model.hidden_size", "model.num_hidden_layers",
+        "optimizer.lr", "optimizer.betas", "trainer", "trainer.max_steps",
     ])  # fmt: skip
 
 

@@ -49,6 +49,12 @@ def check_overrides(config: dict[str, Any], overrides: list[str]) -> None:
                 )
 
 
+def setting_names(conf: Path) -> list[str]:
+    """Dotted names of everything that can be overridden, the groups included."""
+    groups = {path.parent.name for path in conf.rglob("*.yaml") if path.parent != conf}
+    return sorted(groups | {name for name, _ in values(conf)})
+
+
 def kinds(conf: Path) -> dict[str, set[type]]:
     """Every dotted name in the files of `conf`, with the types its values have there."""
     found: dict[str, set[type]] = {}

@@ -4,8 +4,8 @@ import difflib
 import errno
 import re
 from pathlib import Path
-from typing import Any
 
+from yinggem.common.config_files import setting_names
 from yinggem.common.errors import UserError, one_line
 from yinggem.common.program import typed
 
@@ -63,9 +63,9 @@ def _of_the_command_line(error: BaseException, conf: Path) -> str | None:
         return _unknown_option(match[1] or match[2], conf)
     if match := re.search(r"Could not override '([^']+)'|Could not (?:append|delete).*?'([^']+)'", text):
         name = match[1] or match[2]
-        return f"There is no setting {name!r} to override{_near(name, settings(conf))}"
+        return f"There is no setting {name!r} to override{_near(name, setting_names(conf))}"
     if match := re.search(r"Key '([^']+)' is not in struct", text):
-        return f"There is no setting {match[1]!r}{_near(match[1], settings(conf))}"
+        return f"There is no setting {match[1]!r}{_near(match[1], setting_names(conf))}"
     return None
 
 
@@ -75,11 +75,11 @@ def _of_the_run(error: BaseException, conf: Path) -> str:
     group = next((match[1] for cause in causes(error) if (match := re.search(r"full_key: (\S+)", str(cause)))), "")
     if group and (match := re.search(r"got an unexpected keyword argument '(\w+)'", str(deepest))):
         name = f"{group}.{match[1]}"
-        return f"There is no setting {name!r}{_near(name, settings(conf))}"
+        return f"There is no setting {name!r}{_near(name, setting_names(conf))}"
     if isinstance(deepest, MemoryError) or re.search(r"out of memory|can't allocate memory", str(deepest)):
         return "Out of memory; lower data.batch_size, data.context_length or the sizes of the model."
     if isinstance(deepest, BrokenPipeError):
-        return "What is printed has no reader any more, which ended the run; send it to a file instead of a pipe."
+        return "Nothing reads stdout any more, which ended the run; send it to a file instead of a pipe."
     if isinstance(deepest, OSError) and deepest.errno in CANNOT_WRITE:
         place = deepest.filename or "what belongs to the run"
         return f"Cannot write {place} ({deepest.strerror}); make room there, or choose another with outputs=FOLDER."
@@ -104,15 +104,6 @@ def causes(error: BaseException, suppressed: bool = False) -> list[BaseException
         hidden = current.__suppress_context__ and not suppressed
         current = current.__cause__ or (None if hidden else current.__context__)
     return chain
-
-
-def settings(conf: Path) -> list[str]:
-    """Dotted names of everything that can be overridden."""
-    names = set[str]()
-    for path in conf.rglob("*.yaml"):
-        group = [] if path.parent == conf or path.parent.name in ("experiment", "debug") else [path.parent.name]
-        names |= set(group) | {".".join([*group, name]) for name in _dotted(_read(path))}
-    return sorted(names)
 
 
 def _unknown_option(name: str, conf: Path) -> str:
@@ -144,22 +135,3 @@ def _near(name: str, known: list[str]) -> str:
 
 def _likeness(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other).ratio()
-
-
-def _read(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None
-
-
-def _dotted(tree: Any, prefix: str = "") -> set[str]:
-    if not isinstance(tree, dict):
-        return set()
-    names = set[str]()
-    for name, value in tree.items():
-        if not str(name).startswith("_") and name != "defaults":
-            names |= {f"{prefix}{name}"} | _dotted(value, f"{prefix}{name}.")
-    return names
