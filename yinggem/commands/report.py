@@ -26,6 +26,7 @@ from yinggem.training.module import LanguageModule
 
 QUIET = (
     ".*does not have many workers.*",
+    ".*Consider setting `persistent_workers=True`.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*is smaller than the logging interval.*",
     ".*Trainer.fit.* stopped.*",
