@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 
 ALSO = {("trainer.deterministic", "warn")}  # words that stand where truth values do
@@ -28,9 +29,7 @@ def check_kinds(config: dict[str, Any], conf: Path) -> None:
     for name, value in leaves(config):
         if value is not None and name in known and (name, value if isinstance(value, str) else "") not in ALSO:
             _check(name, value, known[name] - {type(None)})
-    seed = config.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < SEEDS:
-        raise UserError(f"seed must be a whole number from 0 to {SEEDS - 1}, not {seed!r}.")
+    check_whole_number("seed", config.get("seed"), 0, SEEDS - 1)
 
 
 def check_overrides(config: dict[str, Any], overrides: list[str]) -> None:

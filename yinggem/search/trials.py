@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yinggem.common.checks import check_number, check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.runs.result import OBJECTIVE, read_result
 from yinggem.search.study import OBJECTIVE_KEY, objective_of, open_study
@@ -101,16 +102,14 @@ class Search:
 
     def __post_init__(self) -> None:
         for name in ("n_trials", "n_jobs", "startup_trials"):
-            check_count(f"sweep.{name}", getattr(self, name), 0 if name == "startup_trials" else 1)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 32:
-            raise UserError(f"sweep.seed must be a whole number from 0 to {(1 << 32) - 1}, not {self.seed!r}.")
-        if self.timeout is not None and (isinstance(self.timeout, bool | str) or not self.timeout > 0):
-            raise UserError(f"sweep.timeout must be a number of minutes above 0, or null, not {self.timeout!r}.")
+            check_whole_number(f"sweep.{name}", getattr(self, name), 0 if name == "startup_trials" else 1)
+        check_whole_number("sweep.seed", self.seed, 0, (1 << 32) - 1)
+        check_number("sweep.timeout", self.timeout, excluded="low", optional=True)
         names = ("startup_trials", "warmup_steps")
         if self.pruner is not None and (not isinstance(self.pruner, dict) or set(self.pruner) != set(names)):
             raise UserError(f"sweep.pruner must have the settings {' and '.join(names)}, or be null.")
         for name in names if self.pruner else ():
-            check_count(f"sweep.pruner.{name}", self.pruner[name], 0)  # type: ignore[index]
+            check_whole_number(f"sweep.pruner.{name}", self.pruner[name], 0)  # type: ignore[index]
         if not self.space:
             raise UserError(
                 "The search has nothing to vary; name settings with ranges, as in "
@@ -184,9 +183,3 @@ class Search:
             self.study.tell(number, float(value))
         else:
             self.study.tell(number, state=optuna.trial.TrialState.FAIL)
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """UserError unless `value` is a whole number from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} must be a whole number from {least} on, not {value!r}.")

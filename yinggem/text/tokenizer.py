@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tiktoken
 
+from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.text import bpe
 
@@ -145,12 +146,7 @@ class BPETokenizer(_TiktokenTokenizer):
 
     def __init__(self, vocab_size: int = 1024) -> None:
         super().__init__()
-        is_whole = isinstance(vocab_size, int) and not isinstance(vocab_size, bool)
-        if not is_whole or not bpe.MIN_VOCABULARY <= vocab_size <= bpe.MAX_VOCABULARY:
-            raise UserError(
-                f"tokenizer.vocab_size must be a whole number from {bpe.MIN_VOCABULARY} (the bytes) "
-                f"to {bpe.MAX_VOCABULARY}, not {vocab_size!r}."
-            )
+        check_whole_number("tokenizer.vocab_size", vocab_size, bpe.MIN_VOCABULARY, bpe.MAX_VOCABULARY)
         self._vocab_size = vocab_size
 
     @property
