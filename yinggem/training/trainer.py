@@ -55,7 +55,7 @@ class Trainer(pl.Trainer):
 
     Args:
         precision: bf16, bf16-true, 16, 32, 64, or Lightning's own names.
-        skip_bad_steps: read by the LanguageModule's maker.
+        skip_bad_steps: checked here; it is the LanguageModule that leaves such steps out.
         processes: how others of the run are started, and what becomes of them; None: as Lightning does it.
         find_lr, find_batch_size: read before there is a trainer, by `yinggem.training.tuning`.
         **options: as `lightning.pytorch.Trainer`.
