@@ -135,9 +135,23 @@ def test_a_loader_continues_after_any_batch(made, tmp_path, workers):
         rest = [inputs for inputs, _ in iterator]
         assert len(rest) == len(straight) - stop
         assert all(torch.equal(a, b) for a, b in zip(rest, epochs[1][stop:], strict=True))
-        assert second.state_dict()["windows"] == len(straight) * BATCH
+        assert second.state_dict()["windows"] == len(straight) * 64
         second.set_epoch(0)
         assert torch.equal(next(iter(second))[0], epochs[0][0])
+
+
+@pytest.mark.filterwarnings("ignore:With another data.batch_size")
+@pytest.mark.parametrize("size", [16, 48, 128])
+def test_batches_of_another_size_leave_out_no_window_and_repeat_less_than_a_batch(made, tmp_path, size):
+    first, second = (module(made, batch_size=count).train_dataloader() for count in (64, size))
+    iterator = iter(first)
+    seen = [tuple(row) for _ in range(7) for row in next(iterator)[0].tolist()]
+    second.load_state_dict(torch.load(saved(first.state_dict(), tmp_path / "state"), weights_only=True))
+    assert second.batches_done == 7 * 64 // size
+    rest = [tuple(row) for inputs, _ in second for row in inputs.tolist()]
+    whole = {tuple(row) for inputs, _ in module(made, batch_size=1).train_dataloader() for row in inputs.tolist()}
+    assert len(seen + rest) - len({*seen, *rest}) == 7 * 64 % size
+    assert {*seen, *rest} <= whole and len(whole) - len({*seen, *rest}) < 64 + size, "all but the parts of a batch"
 
 
 def saved(state, path):

@@ -4,6 +4,7 @@ A window is a block of context_length + 1 tokens; an epoch is every whole block 
 from (seed, epoch): chunks are shuffled and dealt out to the ranks, blocks are shuffled within a chunk.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -66,17 +67,24 @@ class BlockLoader:
     @property
     def batches_done(self) -> int:
         """How many batches of this size there would be before the position."""
-        return -(-self.position // self.batch_size)
+        return min(len(self), self.position // self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, windows of it that were handed out, and what litdata needs to go on from there."""
         return {"epoch": self.epoch, "windows": self.position, "litdata": self._state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Version 0.1.0 counted batches, whose size litdata knows."""
+        """Continue where `state_dict` was taken. Version 0.1.0 counted batches, whose size litdata knows.
+
+        With batches of another size litdata goes on after the last whole one of those: some windows come twice.
+        """
         self.epoch, self._state = state["epoch"], state["litdata"]
         size = self._state["dataset"]["batch_size"] if self._state else self.batch_size
         self.position = state["windows"] if "windows" in state else state["position"] * size
+        again = self.position % self.batch_size
+        if again and self.batches_done < len(self):
+            warnings.warn(f"With another data.batch_size {again} windows of this epoch come twice.", stacklevel=2)
+            self.position -= again
 
 
 class StreamingDataModule(TextDataModule):
