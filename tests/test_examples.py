@@ -25,17 +25,17 @@ def test_the_eight_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
 
 def test_the_notebook_runs(tmp_path, monkeypatch):
     import matplotlib
+    import matplotlib.pyplot as plt
 
     notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
     assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
+    plt.close("all")  # what other tests of this process have left open
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    import matplotlib.pyplot as plt
-
     assert len(plt.get_fignums()) == 3 and all(plt.figure(number).axes[0].has_data() for number in plt.get_fignums())
     plt.close("all")
 
