@@ -11,6 +11,7 @@ PACKAGE = TESTS.parent / "yinggem"
 ELSEWHERE = {
     "callbacks/early_stopping.py": "commands/test_options.py",
     "callbacks/last_checkpoint.py": "runs/test_resume.py",
+    "callbacks/late_logger.py": "commands/test_continuing.py",
     "callbacks/lightning_monitors.py": "runs/test_metrics_file.py",
     "callbacks/loss_curve.py": "commands/test_train.py",
     "callbacks/metrics_csv.py": "runs/test_metrics_file.py",

@@ -66,6 +66,17 @@ def test_a_refused_new_run_leaves_what_was_there(place, refused):
     assert on_disk(place) == before
 
 
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])
+def test_no_logger_has_begun_when_a_run_is_refused(place, logger, monkeypatch):
+    """Not even where the checkpoint itself is what does not fit."""
+    if logger != "tensorboard":
+        pytest.importorskip(logger)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    before = on_disk(place)
+    here("ckpt_path=last", "trainer.max_steps=12", f"logger=[csv,{logger}]", "optimizer=adamw").refused()
+    assert {name: digest for name, digest in on_disk(place).items() if not name.endswith("mlflow.db")} == before
+
+
 def test_what_is_right_goes_on_after_a_refusal(place):
     here("ckpt_path=last", "model.dropout=0.2", "trainer.max_steps=12").refused()
     here("ckpt_path=last", "optimizer=adamw", "trainer.max_steps=12").refused()

@@ -12,11 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
+from yinggem.callbacks.late_logger import LateLogger
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_utf8
 
 
-class TensorBoard(TensorBoardLogger):
+class TensorBoard(LateLogger, TensorBoardLogger):
     """Lightning's TensorBoardLogger, writing into the run folder itself.
 
     TensorBoard knows names in UTF-8 only: a folder of another name is written to by its name from here where that is

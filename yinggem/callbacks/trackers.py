@@ -10,12 +10,13 @@ from typing import Any
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from yinggem.callbacks.late_logger import LateLogger
 from yinggem.common.errors import UserError
 
 FOLDER_TAG = "yinggem.run"
 
 
-class Wandb(WandbLogger):
+class Wandb(LateLogger, WandbLogger):
     """Lightning's WandbLogger. The same run folder is the same run there: what is continued appears once.
 
     Args:
@@ -37,7 +38,8 @@ class Wandb(WandbLogger):
     @property
     def experiment(self) -> Any:
         """The run of wandb, begun at the first use."""
-        Path(str(self.save_dir)).mkdir(parents=True, exist_ok=True)
+        if self.begun:
+            Path(str(self.save_dir)).mkdir(parents=True, exist_ok=True)
         try:
             return super().experiment
         except Exception as error:
@@ -61,7 +63,7 @@ class Wandb(WandbLogger):
             self._experiment = None
 
 
-class MLFlow(MLFlowLogger):
+class MLFlow(LateLogger, MLFlowLogger):
     """Lightning's MLFlowLogger. The same run folder is the same run there: what is continued appears once.
 
     Args:
