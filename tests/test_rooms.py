@@ -59,6 +59,7 @@ ELSEWHERE = {
     "text/encoding.py": "text/test_corpus.py",
     "text/formats.py": "text/test_text_files.py",
     "text/tinyshakespeare.py": "text/test_text_files.py",
+    "text/text_record.py": "commands/test_evaluate.py",
     "text/token_array.py": "text/test_token_cache.py",
     "text/token_shards.py": "training/test_streaming.py",
     "training/optimizers/adafactor.py": "training/optimizers/test_building.py",

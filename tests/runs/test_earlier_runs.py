@@ -45,6 +45,7 @@ def test_an_earlier_stopped_run_goes_on(tmp_path, monkeypatch, moved):
     last, before = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (run, EARLIER / "stopped"))
     model_config = ModelConfig.from_dict(before["yinggem"]["model_config"])  # settings added since have their defaults
     assert last["global_step"] == 24
+    assert last["yinggem"].pop("data")["source"] == "shakespeare"  # what the model learnt from is new there
     assert last["yinggem"] == before["yinggem"] | {"model_config": model_config.to_dict()}
     assert before["yinggem"]["model_config"].items() <= model_config.to_dict().items()
     assert last["callbacks"].keys() == before["callbacks"].keys()  # a state that finds no callback would be lost

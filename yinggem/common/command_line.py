@@ -55,6 +55,8 @@ def run(main: Callable[[], int | None], keep_going: bool = False) -> int:
         keep_going: the result of the command is not what it prints, so that it goes on where printing fails.
     """
     make_streams_safe(keep_going)
+    if os.curdir not in sys.path and "" not in sys.path:
+        sys.path.append(os.curdir)  # a person's own modules, in every command
     try:
         status = main()
         sys.stdout.flush()

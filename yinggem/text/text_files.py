@@ -14,7 +14,7 @@ from yinggem.common.verified_files import FileState, state_of
 from yinggem.text.formats import READERS, Source, cannot_read
 
 # What a run leaves in its folder, and a sweep in its own, whatever they are called.
-RUN_MARKS = (".hydra/config.yaml", "multirun.yaml", "checkpoints/last.ckpt")
+RUN_MARKS = (".hydra/config.yaml", "multirun.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 
 def find_text_files(path: str | Path, cache_dir: Path | None = None) -> tuple[Path, ...]:
