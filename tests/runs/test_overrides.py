@@ -84,3 +84,9 @@ def test_the_last_value_of_a_setting_counts():
                                              (["-m", "seed=1,2"], False), (["model=tiny"], False)])  # fmt: skip
 def test_what_only_shows_something(words, shows):
     assert only_shows(words) is shows
+
+
+@pytest.mark.parametrize("flag", ["--config-dir=mine", "--config-name=other", "--config-path=/mine", "-m", "--run"])
+def test_a_flag_on_where_configuration_comes_from_shows_nothing(flag):
+    """Such a command trains, and so creates its folder."""
+    assert not only_shows([flag, "seed=1"]) and only_shows([flag, "--cfg=job"])

@@ -34,6 +34,8 @@ FLAGS: dict[tuple[str, ...], dict[str, object]] = {
     },
 }
 
+SHOWING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
 
 def tidy(arguments: list[str]) -> list[str]:
     """The same words in the order and the grammar that Hydra reads: flags first, paths in quotes.
@@ -65,8 +67,7 @@ def _check_multirun(found: argparse.Namespace) -> None:
 
 def only_shows(arguments: list[str]) -> bool:
     """Whether the command prints something and trains nothing."""
-    shows = {name for names in FLAGS for name in names} - {"--run", "-r", "--multirun", "-m"}
-    return any(argument.partition("=")[0] in shows for argument in arguments if argument.startswith("-"))
+    return any(argument.partition("=")[0] in SHOWING for argument in arguments if argument.startswith("-"))
 
 
 def flags_of(words: list[str]) -> list[str]:
