@@ -33,7 +33,7 @@ from yinggem.runs.overrides import flags_of, only_shows, quoted, tidy, unquoted,
 from yinggem.runs.processes import ProcessGroup, end_with_parent, exit_without_teardown, rank
 from yinggem.runs.record import OF_THE_START, last_of_each, record_run
 from yinggem.runs.result import read_result
-from yinggem.runs.resume import Resumption, continued_config, find_resumption, find_sweep, resumption_of
+from yinggem.runs.resume import Resumption, continued_config, find_run, find_sweep, resumption_of
 from yinggem.search.sweep import attempt, conclude
 from yinggem.training.rendezvous import Rendezvous
 
@@ -91,6 +91,7 @@ class TrainCommand:
         self.typed: list[str] = []  # settings, without what is continued
         self.flags: list[str] = []
         self.resumption: Resumption | None = None
+        self.to_continue: Path | None = None  # the checkpoint it goes on from
         self.old_sweep: Path | None = None  # the folder of many jobs that are continued
         self.folder: Path | None = None  # of the run, or of the job that runs now
         self.training = False  # whether its training has begun: from then on a run writes, and can be continued
@@ -152,7 +153,8 @@ class TrainCommand:
             self.old_sweep, old, folders = find_sweep(unquoted(wanted), outputs)
             settings = last_of_each([*old, *self.typed])
             return TODAY, [*self._with_folders(folders), *settings, f"hydra.sweep.dir={quoted(self.old_sweep)}"]
-        run = self.resumption = find_resumption(unquoted(wanted), outputs)
+        folder, self.to_continue = find_run(unquoted(wanted), outputs)  # known before its checkpoint is read
+        run = self.resumption = resumption_of(folder, self.to_continue)
         where = []
         if run.overrides or run.config or run.checkpoint is None:  # or else a checkpoint of no run folder
             where = [f"hydra.run.dir={quoted(run.folder)}"]
@@ -243,7 +245,7 @@ class TrainCommand:
         """What the run of this command could be continued from now."""
         if self.folder is not None:
             return checkpoint(self.folder, LAST)
-        return self.resumption.checkpoint if self.resumption else None
+        return self.to_continue
 
 
 def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, Any, Any]:

@@ -38,8 +38,8 @@ class Resumption:
     config_folders: list[str]
 
 
-def find_resumption(wanted: str, outputs: Path) -> Resumption:
-    """The run that ckpt_path names: "last" is the newest one, anything else a checkpoint or a run folder.
+def find_run(wanted: str, outputs: Path) -> tuple[Path, Path | None]:
+    """Folder and checkpoint of the run that ckpt_path names: "last", a checkpoint or a run folder.
 
     Raises:
         UserError: there is none; its record or its checkpoint is damaged.
@@ -55,11 +55,11 @@ def find_resumption(wanted: str, outputs: Path) -> Resumption:
             raise UserError(
                 f"{wanted} is not the folder of a run; name one such as outputs/DATE/TIME, or a checkpoint."
             )
-    return resumption_of(folder, path or checkpoint(folder, LAST))
+    return folder, path or checkpoint(folder, LAST)
 
 
 def resumption_of(folder: Path, path: Path | None) -> Resumption:
-    """What is recorded in a run folder; UserError as `find_resumption`."""
+    """What is recorded in a run folder; UserError as `find_run`, and for a damaged record."""
     step, validated = (0, False) if path is None else step_to_go_on_from(path)
     sources = read_config_folders(folder / SOURCES)
     return Resumption(folder, path, step, validated, read_overrides(folder), read_config(folder), sources)
