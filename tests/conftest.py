@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, and what makes them independent of the machine and of each other."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -26,6 +27,12 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: a worker for every core that this process may use."""
     return usable_cores()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector, which training calls often, need not walk through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

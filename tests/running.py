@@ -1,7 +1,6 @@
 """train.py, in this process or another, on a text small enough to train on in a second."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -9,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import prefork
 import torch
 
 from yinggem.commands.train import TrainCommand
@@ -80,10 +80,7 @@ def ended(job: Callable[[], Any]) -> int:
 
 def elsewhere(*arguments: object, cwd: Path, **environment: str) -> Done:
     """Run the command as a user does, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, env=os.environ | environment, timeout=900,
-    )  # fmt: skip
+    done = prefork.run([ROOT / "train.py", *arguments], cwd, os.environ | environment)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

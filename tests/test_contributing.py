@@ -4,11 +4,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import prefork
 import pytest
 from running import TEXT
 
@@ -56,10 +55,7 @@ def run(command: str, folder: Path, package: Path) -> str:
     program, *words = shlex.split(command)
     assert program == "yinggem"
     environment = os.environ | {"PYTHONPATH": str(package), "PYTHONSAFEPATH": "1", "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, "-c", YINGGEM, *words],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    done = prefork.run(["-c", YINGGEM, *words], folder, environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, (command, done.stdout, done.stderr)
     return " ".join((done.stdout + done.stderr).split())
 

@@ -4,12 +4,12 @@ import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import prefork
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from running import here
@@ -19,11 +19,7 @@ from yinggem.text.assets import SHAKESPEARE, read_asset
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "docs" / "experiments.md"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("CONTRIBUTING.md")])
-PROGRAMS = {
-    "python": [sys.executable],
-    "yinggem": [sys.executable, "-m", "yinggem"],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run"],
-}
+PROGRAMS = {"python": [], "yinggem": ["-m", "yinggem"], "torchrun": ["-m", "torch.distributed.run"]}
 EXTRAS = {"Search": "optuna", "Clusters": "submitit", "Streaming": "litdata"}  # what a section needs beyond the package
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 Step = tuple[str, list[str]]  # a command and the lines it is shown to print
@@ -66,9 +62,7 @@ def run(command: str, folder: Path, alone: bool) -> str:
         return done.out + done.err
     words = [*PROGRAMS[program], *(str(ROOT / word) if word in ("train.py", "generate.py") else word for word in words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(
-        words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
-    )
+    done = prefork.run(words, folder, environment)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr and "Warning" not in done.stdout + done.stderr, done
     return done.stdout + done.stderr

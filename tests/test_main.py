@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prefork
 import pytest
 
 import yinggem
@@ -45,7 +46,5 @@ def test_what_is_no_command_is_refused_in_one_sentence(name, capsys):
 
 @pytest.mark.parametrize("name", EARLIER)
 def test_an_earlier_name_goes_on_and_says_what_to_type(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", f"yinggem.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "usage:" in done.stdout and f"`yinggem {name}`" in done.stderr
+    done = prefork.run(["-m", f"yinggem.{name}", "--help"], ROOT)
+    assert done.returncode == 0 and "usage:" in done.stdout and f"`yinggem {name}`" in done.stderr

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
 import numpy as np
+import prefork
 import pytest
 import torch
 from references import nats_one_by_one
@@ -37,14 +36,14 @@ def test_the_command_prints_the_figures_of_the_validation_split(model, tmp_path,
     (tmp_path / "text.txt").write_text(text)
     save_model(tmp_path / "a.ckpt", model, ByteTokenizer(), context_length=8)
     arguments = ["--checkpoint", str(tmp_path / "a.ckpt"), "--data", str(tmp_path / "text.txt"), "--json"]
-    command = [sys.executable, "-m", "yinggem", "evaluate"]
-    out = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
+    command = ["-m", "yinggem", "evaluate"]
+    out = prefork.run([*command, *arguments]).stdout
     figures, ids = json.loads(out), np.frombuffer(text.encode(), np.uint8)[int(len(text) * 0.9) :]
     assert figures["loss"] * (len(ids) - 1) == pytest.approx(nats_one_by_one(model, ids, 8), rel=1e-5)
     assert figures["bits_per_byte"] == pytest.approx(figures["loss"] / np.log(2))
     assert figures["perplexity"] == pytest.approx(np.exp(figures["loss"]))
     for wrong in (["--data", "nothing.txt"], ["--val-fraction", "2"], ["--val-fraction", "x"], ["--batch-size", "0"]):
-        done = subprocess.run([*command, *arguments, *wrong], capture_output=True, text=True)
+        done = prefork.run([*command, *arguments, *wrong])
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 

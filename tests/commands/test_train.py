@@ -5,11 +5,10 @@ import math
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
+import prefork
 import pytest
 import torch
 from running import ROOT, SMALL, TEXT, elsewhere, here, newest
@@ -87,7 +86,7 @@ def test_csv_and_tensorboard_hold_the_same_figures(trained):
 def test_generate_and_evaluate_take_the_newest_run(trained):
     for command in (["generate.py", "--max-new-tokens", "5"], ["-m", "yinggem", "evaluate"]):
         arguments = [str(ROOT / command[0]), *command[1:]] if command[0].endswith(".py") else command
-        done = subprocess.run([sys.executable, *arguments], cwd=trained[1], capture_output=True, text=True)
+        done = prefork.run(arguments, trained[1])
         assert done.returncode == 0 and done.stdout.strip(), done
 
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import prefork
 import torch
 from running import same
 
@@ -115,9 +116,16 @@ class Place:
 
 
 class Process:
-    """One train.py; `status` is what it left with."""
+    """One train.py; `status` is what it left with.
 
-    def __init__(self, place: Place, arguments: list[str], log: Path, watch: bool = True, **options: Any) -> None:
+    Args:
+        watch: whether it tells the phase that it is in.
+        fresh: started by a new interpreter, as it is with any of the options of `subprocess.Popen`.
+    """
+
+    def __init__(
+        self, place: Place, arguments: list[str], log: Path, watch: bool = True, fresh: bool = False, **options: Any
+    ) -> None:
         self.arguments, self.stacks = arguments, log.with_suffix(".stacks")
         self._out, self._err, self._read = log.with_suffix(".out"), log.with_suffix(".err"), 0
         environment = os.environ | {
@@ -129,10 +137,14 @@ class Process:
         if watch:
             environment |= {"PYTHONPATH": str(place.folder / "site"), "STACKS": str(self.stacks)}
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
-            self.popen = subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), *arguments], cwd=place.folder, env=environment,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
-            )  # fmt: skip
+            words = [str(ROOT / "train.py"), *arguments]
+            if fresh or options:
+                self.popen: Any = subprocess.Popen(
+                    [sys.executable, *words], cwd=place.folder, env=environment,
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
+                )  # fmt: skip
+            else:
+                self.popen = prefork.Forked(words, place.folder, environment, out, err)
 
     @property
     def status(self) -> int | None:
@@ -231,7 +243,7 @@ def differences(expected: dict[str, Any], run: Path) -> list[str]:
 
 def killed_again_and_again(place: Place, phases: list[str], rng: random.Random) -> list[str]:
     """One run, killed once in each of `phases` and continued each time, then left to finish; the phases hit."""
-    hits, process = [], place.start(*place.arguments())
+    hits, process = [], place.start(*place.arguments(), fresh=phases[0] == "start-up")
     for wanted in phases:
         phase = wanted
         while not process.hit(phase, signal.SIGKILL, rng):

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import prefork
 import pytest
 import torch
 from running import ROOT, here
@@ -18,15 +17,15 @@ FINISHED = EARLIER / "finished" / "checkpoints" / "best.ckpt"
 
 
 def test_an_earlier_checkpoint_generates(tmp_path):
-    command = [sys.executable, ROOT / "generate.py", "--checkpoint", FINISHED, "--prompt", "The ", "--json"]
-    done = subprocess.run([*command, "--max-new-tokens", "40"], cwd=tmp_path, capture_output=True, text=True)
+    command = [ROOT / "generate.py", "--checkpoint", FINISHED, "--prompt", "The ", "--json"]
+    done = prefork.run([*command, "--max-new-tokens", "40"], tmp_path)
     assert done.returncode == 0 and len(json.loads(done.stdout)["tokens"]) == 40, done
 
 
 @pytest.mark.slow
 def test_an_earlier_checkpoint_has_the_figure_that_its_version_measured(tmp_path):
-    command = [sys.executable, "-m", "yinggem", "evaluate", "--checkpoint", FINISHED, "--json", "--batch-size", "64"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["-m", "yinggem", "evaluate", "--checkpoint", FINISHED, "--json", "--batch-size", "64"]
+    done = prefork.run(command, ROOT)
     recorded = json.loads((EARLIER / "finished" / "result.json").read_text())
     found = json.loads(done.stdout)
     assert (found["tokens"], found["bytes"]) == (recorded["tokens"], recorded["bytes"])

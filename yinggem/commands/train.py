@@ -4,6 +4,7 @@ The steps: compose the configuration, build, fit, evaluate, sample.
 """
 
 import contextlib
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -215,6 +216,8 @@ class TrainCommand:
         from yinggem.training.tuning import tune
 
         silence_libraries()
+        if not gc.get_freeze_count():
+            gc.freeze()  # modules stay: walking through all that torch brings takes a second at every collection
         tune(cfg, folder, build)
         config = OmegaConf.to_container(cfg, resolve=True)
         trainer, module, data = build(cfg, self.processes)

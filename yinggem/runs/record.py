@@ -82,11 +82,12 @@ def _bytes(text: str) -> bytes:
 
 
 def _read(path: Path) -> Any:
-    """What a YAML file holds; None where there is none, an empty string where it cannot be read."""
+    """What a YAML file holds; None where there is none, an empty string where it cannot be read or holds nothing."""
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return "" if value is None else value
     except FileNotFoundError:
         return None
     except (OSError, ValueError, yaml.YAMLError):
