@@ -90,13 +90,13 @@ if BaseSubmititLauncher is not None:
             raise NotImplementedError
 
         def result(self, job: Any, folder: Path) -> JobReturn:
-            """What a job returned; infinity and a note in its folder if its process ended without a word."""
+            """What a job returned; infinity and a note in its folder if its process ended without a result."""
             import submitit
 
             try:
                 return job.results()[0]
             except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedSubmissionError):
-                sentence = f"Its process ended without a word: killed, or out of memory? See {job.paths.stderr}."
+                sentence = f"Its process ended without a result (killed or out of memory?); see {job.paths.stderr}."
                 if not read_result(folder) and folder.is_dir():
                     write_result(folder, {"error": sentence, "lost": True})
                 print(f"error in job {folder.name}: {sentence}", file=sys.stderr)

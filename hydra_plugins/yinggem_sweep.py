@@ -84,7 +84,7 @@ def scale_of(word: Override) -> Scale:
         return Scale(choices=tuple(dict.fromkeys(word.sweep_string_iterator())))
     numbers = list(value.range()) if word.is_range_sweep() else [value.start, value.end]
     if not numbers or not numbers[0] <= numbers[-1] or ("log" in value.tags and not numbers[0] > 0):
-        raise UserError(f"{word.input_line} is an empty range, or one that has no logarithm; write the least first.")
+        raise UserError(f"{word.input_line} is an empty range or has no logarithm; write the lower bound first.")
     step = value.step if word.is_range_sweep() and len(numbers) > 1 else None
     return Scale(None, numbers[0], numbers[-1], step, "log" in value.tags)
 

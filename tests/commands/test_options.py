@@ -123,7 +123,7 @@ def test_a_number_that_makes_no_sense_is_refused_before_a_run_is_begun(place, se
 
 
 @pytest.mark.parametrize(("setting", "words"), [
-    ("callbacks.best.monitor=val/los", "'val/los' is measured, for ModelCheckpoint"),
+    ("callbacks.best.monitor=val/los", "ModelCheckpoint cannot monitor 'val/los'"),
     ("callbacks.early_stopping.monitor=train/loss", "choose val/loss, val/perplexity or val/bits_per_byte"),
     ("+callbacks.ema.decay=0.9", "callbacks.ema is not part of this run"),
     ("logger=csv +logger.tensorboard.log_graph=true", "logger.tensorboard is not part of this run"),

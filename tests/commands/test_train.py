@@ -108,7 +108,7 @@ def test_a_checkpoint_that_lacks_what_training_needs_is_named(trained, text, pla
     state = read_checkpoint(newest(trained[1] / "outputs") / "checkpoints" / "last.ckpt")
     torch.save(state | {part: damaged}, "odd.ckpt")
     sentence = here(*SMALL, f"data.path={text}", "trainer.max_steps=40", "ckpt_path=odd.ckpt").refused()
-    assert f"{place / 'odd.ckpt'} is not one to continue from" in sentence
+    assert f"{place / 'odd.ckpt'} cannot be continued from" in sentence
 
 
 @pytest.mark.slow

@@ -333,5 +333,5 @@ def test_weights_of_mixed_types_and_a_format_that_is_a_tensor_are_refused(tmp_pa
 def test_weights_alone_are_not_continued(tmp_path):
     path = tmp_path / "weights.ckpt"
     save_model(path, Transformer(ModelConfig(256, 16, 1, 2, None, 16, 8)), ByteTokenizer())
-    with pytest.raises(UserError, match=r"weights.ckpt is not one to continue from.*last.ckpt"):
+    with pytest.raises(UserError, match=r"weights.ckpt cannot be continued from.*last.ckpt"):
         step_to_go_on_from(path)

@@ -101,7 +101,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
             sent.result()
     out, err = process.communicate(timeout=900)
     (sweep,) = (path.parent for path in place.glob("outputs/*/*/multirun.yaml"))
-    assert process.returncode == 2 and "error in job 2: Its process ended without a word" in err, (out, err)
+    assert process.returncode == 2 and "error in job 2: Its process ended without a result" in err, (out, err)
     assert [json.loads((sweep / name / "result.json").read_text()).keys() >= {"loss"} for name in "012"] == [
         True,
         True,

@@ -140,7 +140,7 @@ def test_a_loader_continues_after_any_batch(made, tmp_path, workers):
         assert torch.equal(next(iter(second))[0], epochs[0][0])
 
 
-@pytest.mark.filterwarnings("ignore:With another data.batch_size")
+@pytest.mark.filterwarnings("ignore:With the new data.batch_size")
 @pytest.mark.parametrize("size", [16, 48, 128])
 def test_batches_of_another_size_leave_out_no_window_and_repeat_less_than_a_batch(made, tmp_path, size):
     first, second = (module(made, batch_size=count).train_dataloader() for count in (64, size))
@@ -241,7 +241,7 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda at: shutil.rmtree(at), "is no folder"),
+        (lambda at: shutil.rmtree(at), "is not a folder"),
         (lambda at: shutil.rmtree(at / "train"), "index.json is missing"),
         (lambda at: (at / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (
@@ -254,9 +254,9 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
         (lambda at: (at / "train" / "chunk-0-1.bin").unlink(), "train/chunk-0-1.bin is missing"),
         (lambda at: os.truncate(at / "val" / "chunk-0-0.bin", 100), "val/chunk-0-0.bin is damaged"),
         (lambda at: flip(at / "train" / "chunk-0-2.bin"), "train/chunk-0-2.bin is damaged"),
-        (lambda at: edit(at / "train" / "index.json", '"dim": 16384', '"dim": 16385'), "holds no tokens"),
-        (lambda at: edit(at / "train" / "index.json", '"TokensLoader"', '"PyTreeLoader"'), "holds no tokens"),
-        (lambda at: edit(at / "val" / "index.json", "chunk-0-0", "../train/chunk-0-0"), "holds no tokens"),
+        (lambda at: edit(at / "train" / "index.json", '"dim": 16384', '"dim": 16385'), "does not hold tokens"),
+        (lambda at: edit(at / "train" / "index.json", '"TokensLoader"', '"PyTreeLoader"'), "does not hold tokens"),
+        (lambda at: edit(at / "val" / "index.json", "chunk-0-0", "../train/chunk-0-0"), "does not hold tokens"),
         (lambda at: edit(at / "val" / "index.json", "no_header_numpy:5", "no_header_numpy:1"), "index.json is damaged"),
     ],
 )
@@ -270,8 +270,8 @@ def test_a_missing_foreign_or_damaged_folder_is_one_sentence(shards, harm, sente
 @pytest.mark.parametrize(
     ("part", "harm", "sentence"),
     [
-        ("val", lambda at: beyond(at / "val" / "chunk-0-0.bin"), "an id of 65535 where the vocabulary has 256"),
-        ("train", lambda at: beyond(at / "train" / "chunk-0-3.bin"), "an id of 65535 where the vocabulary has 256"),
+        ("val", lambda at: beyond(at / "val" / "chunk-0-0.bin"), "id 65535 is outside the vocabulary of 256"),
+        ("train", lambda at: beyond(at / "train" / "chunk-0-3.bin"), "id 65535 is outside the vocabulary of 256"),
         ("val", lambda at: edit(at / "val" / "index.json", "numpy:5", "numpy:1"), "ids are int16"),
     ],
 )

@@ -20,7 +20,7 @@ from yinggem.training.final_validation import is_final_validation
 
 
 class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
-    """Lightning's, in files that do not take each other's place: best.ckpt is the best of all, whatever save_top_k.
+    """Lightning's, with files of fixed meaning: best.ckpt is the best of all, whatever save_top_k is.
 
     With save_top_k=1 it is the only one. With more, or -1 for all, each is best-STEP.ckpt, and best.ckpt is another
     name (a hard link, where the file system has them) of the best.
@@ -76,7 +76,7 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
         return own
 
     def _rank_models(self) -> None:
-        """Derive what Lightning remembers beside the scores; of more than save_top_k the best are kept in mind."""
+        """Derive what Lightning remembers beside the scores; of more than save_top_k only the best are remembered."""
         scores = {path: float(score) for path, score in self.best_k_models.items()}
         ranked = sorted(scores, key=scores.__getitem__, reverse=self.mode == "max")
         ranked = ranked[: self.save_top_k] if self.save_top_k >= 0 else ranked

@@ -1,4 +1,4 @@
-"""When to stop because validation does not improve any more."""
+"""Stopping when validation no longer improves."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from yinggem.training.final_validation import is_final_validation
 
 
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """Lightning's, that knows in a continued run when it has stopped already, and lets the patience be changed.
+    """Lightning's, except that a continued run remembers having stopped, and that the patience may be changed.
 
     Raises:
         UserError: the patience is not a whole number from 0 on.

@@ -30,7 +30,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         dirpath: the folder of last.ckpt.
-        every_n_steps, every_n_minutes: how often to save between validations; None for not.
+        every_n_steps, every_n_minutes: how often to save between validations; None: never.
 
     Raises:
         UserError: an interval is out of range.
@@ -76,7 +76,7 @@ class LastCheckpoint(Checkpoint):
             signal.raise_signal(signal.SIGINT)
         if not self._signum and not rank():
             with contextlib.suppress(OSError):  # the terminal is closed: that may be why
-                os.write(2, b"\nStopping after this step; Ctrl-C once more leaves at once.\n")
+                os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
         self._signum = signum
 
     def _leave(self, step: int) -> None:

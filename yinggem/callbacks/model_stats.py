@@ -22,7 +22,7 @@ class UpdateRatios(Callback):
     """Logs optim/update_ratio/GROUP: RMS of what a step changed over RMS of the weights before it.
 
     Measured on the weights themselves, so it holds for every optimizer, clipping, decay and rounding included; about
-    1e-3 is usual. Only for the steps that are logged: they cost a copy of the weights for their time.
+    1e-3 is usual. Only logged steps are measured: during them a copy of the weights is kept.
     """
 
     def __init__(self) -> None:

@@ -7,10 +7,10 @@ from yinggem.training.module import VALIDATED
 
 
 def check_monitors(callbacks: list[Callback]) -> None:
-    """Refuse a figure to monitor that nobody measures, before a run waits for it until its first validation.
+    """Refuse to monitor a figure that no validation measures: a run would notice only at its first one.
 
     Raises:
-        UserError: there is one. With callbacks of the user's own there may be figures of theirs, and no telling.
+        UserError: there is one. Nothing is refused if some callback is the user's own: it may measure others.
     """
     if not all(type(callback).__module__.startswith(("yinggem.", "lightning.")) for callback in callbacks):
         return
@@ -18,6 +18,6 @@ def check_monitors(callbacks: list[Callback]) -> None:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in VALIDATED:
             raise UserError(
-                f"No figure named {monitor!r} is measured, for {type(callback).__name__} to monitor; "
+                f"{type(callback).__name__} cannot monitor {monitor!r}, which no validation measures; "
                 f"choose {', '.join(VALIDATED[:-1])} or {VALIDATED[-1]}."
             )

@@ -20,8 +20,8 @@ from yinggem.common.files import is_utf8
 class TensorBoard(LateLogger, TensorBoardLogger):
     """Lightning's TensorBoardLogger, writing into the run folder itself.
 
-    TensorBoard knows names in UTF-8 only: a folder of another name is written to by its name from here where that is
-    UTF-8, and not at all otherwise, with a note.
+    TensorBoard takes paths in UTF-8 only. A folder whose full path is something else is named by its path from here. If
+    that is not UTF-8 either, nothing is written, and a warning says so.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -51,7 +51,7 @@ class TensorBoard(LateLogger, TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Bring the events to disk; close the file where nothing comes any more: what follows would open another."""
+        """Bring the events to disk; after a failure, close the file: nothing more is logged."""
         self.save()
         if status != "success":
             self.close()

@@ -20,9 +20,10 @@ SIZE, SECONDS = 1024, 0.3  # of the matrix product that shows the CPU's peak
 class Throughput(Callback):
     """Logs tokens_per_second, the share of the machine's peak that this is, and memory.
 
-    All over the steps since the last log, validations and checkpoints left out. The share counts the operations of
-    `Transformer.flops_per_token`; the peak is measured on a CPU, looked up for a GPU, and unknown for others, where
-    the figure is left out. Memory is in GB: resident of this process, and the most that tensors held on the GPU.
+    Speeds are means over the steps since the last log, without validations and checkpoints. The share counts the
+    operations of `Transformer.flops_per_token`. The peak is measured on a CPU and looked up for a GPU; on other devices
+    it is unknown and the share is left out. Memory is in GB: what this process has resident in RAM, and the most that
+    tensors held on the GPU.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Throughput(Callback):
 
 @lru_cache(maxsize=16)
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Floating-point operations a second that the device can do at most; None where nobody knows.
+    """Floating-point operations a second that the device can do at most; None where that is unknown.
 
     A GPU's is the maker's figure, as Lightning lists it; a CPU's is the best of some matrix products.
     """

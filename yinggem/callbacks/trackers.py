@@ -45,8 +45,8 @@ class Wandb(LateLogger, WandbLogger):
         except Exception as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
-                f"wandb does not start ({reason}); log in with `wandb login`, or keep the run here with "
-                "logger.wandb.offline=true and bring it there later with `wandb sync`."
+                f"wandb cannot start ({reason}); log in with `wandb login`, or set "
+                "logger.wandb.offline=true and upload the run later with `wandb sync`."
             ) from error
 
     @rank_zero_only
@@ -110,7 +110,7 @@ class MLFlow(LateLogger, MLFlowLogger):
 def check_installed(package: str) -> None:
     """UserError with what to install, when a package is missing."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"logger={package} needs a package that is not here: pip install 'yinggem[{package}]'.")
+        raise UserError(f"logger={package} needs {package}, which is not installed: pip install 'yinggem[{package}]'.")
 
 
 def run_id(folder: Path) -> str:

@@ -25,12 +25,12 @@ class Outcome:
     """What came of a run.
 
     Args:
-        objective: bits per byte of the validation text, what searches minimise: of all figures it alone can be compared
+        objective: bits per byte of the validation text, which searches minimise: the one figure that can be compared
             across tokenizers.
         ended: why the run ended, as half a sentence.
         steps: optimizer steps of the run.
-        model: what was evaluated; None where nothing was: with trainer.fast_dev_run, and in processes but the first.
-        step: after which its weights were taken.
+        model: what was evaluated; None with trainer.fast_dev_run, and in every process but the first.
+        step: the optimizer step after which its weights were taken.
         checkpoint: its file; None where no checkpoint was wanted, so that it is the last weights.
         figures: as `Evaluation.to_dict`.
     """
@@ -98,7 +98,7 @@ def max_time(timer: Timer) -> str:
 
 
 def record_outcome(outcome: Outcome, trainer: pl.Trainer, config: dict[str, Any], folder: Path) -> None:
-    """Leave it in result.json and with the loggers, as the last they hear of the run."""
+    """Write it to result.json and to the loggers, as the last entry of the run."""
     if not outcome.figures:
         return
     ran = {"steps": outcome.steps, "best_step": outcome.step, "ended": outcome.ended}

@@ -1,6 +1,6 @@
 """Write a checkpoint with weights of 8 or 4 bits: yinggem quantize --output model-int8.ckpt
 
-It has a fraction of the size and serves for generating and evaluating.
+It is a fraction of the size, and is for generating and evaluating only.
 """
 
 import os
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = quantization_parser().parse_args(arguments)
     path = find_checkpoint(options.checkpoint)
     if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
-        raise UserError(f"--output {options.output} is the checkpoint itself, which could not be trained any more; "
+        raise UserError(f"--output {options.output} is the checkpoint itself, and quantized weights cannot be trained; "
                         "name another file.")  # fmt: skip
     model, tokenizer = load_model(path, quantization=options.quantize)
     entry = read_checkpoint(path)["yinggem"]

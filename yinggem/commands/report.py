@@ -1,4 +1,4 @@
-"""What a run says: at its beginning what is trained on what, at its end how good it is and what to type next."""
+"""What a run prints: at its start what is trained on which text, at its end how good it is and what to type next."""
 
 import logging
 import os
@@ -72,7 +72,7 @@ def prepare_loggers(
 
 
 def print_beginning(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path) -> None:
-    """Say what is about to be trained on what, and where."""
+    """Print which model is about to be trained on which text, and where."""
     keep_freed_memory()
     if not trainer.is_global_zero or data.split is None:
         return

@@ -20,7 +20,7 @@ from yinggem.text.token_shards import BLOCK, checksums_of, litdata
 from yinggem.text.tokenizer import KINDS, BPETokenizer, Tokenizer
 
 ITEM = 1 << 16  # tokens handed to litdata at once
-CHUNK_TOKENS = 1 << 25  # 64 MiB of uint16, litdata's own measure for object storage
+CHUNK_TOKENS = 1 << 25  # 64 MiB of uint16, litdata's own chunk size for object storage
 
 
 def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chunk_tokens: int = CHUNK_TOKENS) -> None:
@@ -28,7 +28,7 @@ def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chun
 
     Args:
         chunk_tokens: per file, a multiple of BLOCK.
-        split: its two parts joined are cut anew, at a whole number of BLOCK tokens before the end.
+        split: its two parts are joined and cut again, a multiple of BLOCK tokens before the end.
 
     Raises:
         UserError: the folder exists; the text is shorter than a block for each part; the disk is full.
@@ -40,7 +40,7 @@ def write_shards(output: Path, split: TokenizedSplit, tokenizer: Tokenizer, chun
     cut = len(ids) - len(split.val) // BLOCK * BLOCK
     if not 0 < cut < len(ids):
         raise UserError(
-            f"A validation part of {len(split.val)} tokens is too short for shards; {BLOCK} is the least: "
+            f"A validation part of {len(split.val)} tokens is too short for shards, which need at least {BLOCK}; "
             "use a longer text or a larger --val-fraction."
         )
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
@@ -94,7 +94,7 @@ def shard_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tokens in a file (default: 2^25)",
     )
-    add("--output", required=True, metavar="FOLDER", help="is made; copy it to object storage as it is")
+    add("--output", required=True, metavar="FOLDER", help="to be created; copy it to object storage as it is")
     return parser
 
 
@@ -111,5 +111,5 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(options.output).expanduser()
     write_shards(output, split, tokenizer, options.chunk_tokens // BLOCK * BLOCK)
     count = len(split.train) + len(split.val)
-    print(f"{count:,} tokens ({tokenizer.name}, {tokenizer.vocab_size:,} kinds) in {output}")
+    print(f"{count:,} tokens ({tokenizer.name}, vocabulary of {tokenizer.vocab_size:,}) in {output}")
     print(f"Next:  {typed('train')} data=streaming data.path={output}")

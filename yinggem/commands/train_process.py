@@ -1,4 +1,4 @@
-"""The process of a training command: what it and the processes it starts find, and what it says when it fails."""
+"""The process of a training command: its environment, that of the processes it starts, and what it says on failure."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ PLACE = Path(__file__).parents[2]  # where the package and Hydra's plugins are i
 
 
 class Failed(BaseException):
-    """Carries an error, its cause, past Hydra, which would announce an Exception with a line of its own."""
+    """Carries an error, its cause, past Hydra, which would print a line of its own about an Exception."""
 
 
 def cause_of(failure: BaseException) -> BaseException:
@@ -31,11 +31,11 @@ def cause_of(failure: BaseException) -> BaseException:
 
 
 def refuse(error: BaseException, conf: Path, processes: ProcessGroup, saved: Path | None, begun: bool) -> None:
-    """Say what is wrong, in the one process of a run that speaks.
+    """Print what is wrong, in the one process of a run that prints.
 
     Args:
         saved: what the run could be continued from.
-        begun: whether the run had begun; before, what is wrong is wrong in the first process too.
+        begun: whether the run had begun; before that, the first process meets the same error.
     """
     if any(os.environ.get(name, "0") not in ("", "0") for name in ("HYDRA_FULL_ERROR", "YINGGEM_TRACEBACK")):
         traceback.print_exception(error)
@@ -76,11 +76,11 @@ def command_of_another(flags: list[str], typed: list[str], folder: Path, run: Re
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[None]:
-    """What Hydra and the processes that a run starts find, given back afterwards."""
+    """The environment for Hydra and for the processes that a run starts; restored afterwards."""
     argv, environment = sys.argv[:], dict(os.environ)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing and leaving
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's C++ says is for its authors
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # as is what its profiler says
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # messages of torch's C++ are for its authors
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # and so are those of its profiler
     places = [str(PLACE), os.getcwd()]  # plugins and a person's own modules, here and in every job
     sys.path += [place for place in places if place not in sys.path]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *places]))

@@ -18,7 +18,7 @@ def check_whole_number(
         remedy: what else can be done, for the end of the sentence.
 
     Raises:
-        UserError: it is not; true and false are no numbers.
+        UserError: it is not one; true and false do not count as numbers.
     """
     if value is None and optional:
         return
@@ -43,7 +43,7 @@ def check_number(
         name, optional, remedy: as `check_whole_number`.
 
     Raises:
-        UserError: it is not; true and false are no numbers.
+        UserError: it is not one; true and false do not count as numbers.
     """
     if value is None and optional:
         return

@@ -14,13 +14,13 @@ INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaint is one sentence."""
+    """argparse that reports an error as one sentence."""
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and leave with status 2."""
         message = " ".join(message.removeprefix("argument ").split())
         if message.endswith("expected one argument"):  # argparse takes "---" and "-ROMEO" for options
-            message += f", and as {message.partition(':')[0]}=VALUE where it begins with a dash"
+            message += f"; write {message.partition(':')[0]}=VALUE if it begins with a dash"
         print(f"error: {message}; see --help.", file=sys.stderr)
         raise SystemExit(2)
 
@@ -65,7 +65,7 @@ def run(main: Callable[[], int | None], keep_going: bool = False) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as error:  # whoever reads and writes files has made a UserError of theirs: this is stdout's
+    except OSError as error:  # reading and writing files raises UserError: this is stdout's
         discard_output()
         if reader_is_gone(error):  # it has what it wanted
             return 0

@@ -1,4 +1,4 @@
-"""Are the values of a configuration numbers, words, lists where they have to be? What conf/ holds is the measure."""
+"""Does every value of a configuration have the right type? A setting may have the types it has in conf/."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 
-ALSO = {("trainer.deterministic", "warn")}  # words that stand where truth values do
-GROUPS = ("model", "tokenizer", "data", "optimizer", "scheduler", "trainer")  # none of which a run can do without
+ALSO = {("trainer.deterministic", "warn")}  # words that are allowed beside true and false
+GROUPS = ("model", "tokenizer", "data", "optimizer", "scheduler", "trainer")  # a run needs every one of them
 SEEDS = 1 << 32
 
 
 def check_kinds(config: dict[str, Any], conf: Path) -> None:
-    """Compare every value with the kinds it has in the files of `conf`.
+    """Compare the type of every value with those it has in the files of `conf`.
 
     Raises:
-        UserError: a word where numbers belong, and the like; a group that is missing; a seed that is none.
+        UserError: a word where a number belongs, and the like; a missing group; an invalid seed.
     """
     for group in GROUPS:
         if not isinstance(config.get(group), dict) or "_target_" not in config[group]:
@@ -36,7 +36,7 @@ def check_overrides(config: dict[str, Any], overrides: list[str]) -> None:
     """Refuse settings that the command line adds to a callback or logger which the run does not have.
 
     Raises:
-        UserError: there is such a setting. What stands there already is another matter: the part was left out since.
+        UserError: there is such a setting. Settings that a file has for it are fine: the part was left out on purpose.
     """
     added = [override.lstrip("+") for override in overrides if override.startswith("+")]
     for group in ("callbacks", "logger"):
@@ -63,7 +63,7 @@ def kinds(conf: Path) -> dict[str, set[type]]:
 
 
 def values(conf: Path) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values in the files of `conf`, as often as they stand there; unreadable files are left out."""
+    """Dotted names and values in the files of `conf`, once for every file; unreadable files are left out."""
     import yaml
 
     for path in sorted(conf.rglob("*.yaml")):

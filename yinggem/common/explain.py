@@ -70,7 +70,7 @@ def _of_the_command_line(error: BaseException, conf: Path) -> str | None:
 
 
 def _of_the_run(error: BaseException, conf: Path) -> str:
-    """What libraries say when values do not suit them: the innermost cause on one line, after the name of its group."""
+    """What a library says about a value it refuses: the innermost cause on one line, after the name of its group."""
     deepest = causes(error)[-1]
     group = next((match[1] for cause in causes(error) if (match := re.search(r"full_key: (\S+)", str(cause)))), "")
     if group and (match := re.search(r"got an unexpected keyword argument '(\w+)'", str(deepest))):
@@ -79,15 +79,15 @@ def _of_the_run(error: BaseException, conf: Path) -> str:
     if isinstance(deepest, MemoryError) or re.search(r"out of memory|can't allocate memory", str(deepest)):
         return "Out of memory; lower data.batch_size, data.context_length or the sizes of the model."
     if isinstance(deepest, BrokenPipeError):
-        return "Nothing reads stdout any more, which ended the run; send it to a file instead of a pipe."
+        return "The program that read stdout has ended, and so did the run; send stdout to a file instead of a pipe."
     if isinstance(deepest, OSError) and deepest.errno in CANNOT_WRITE:
-        place = deepest.filename or "what belongs to the run"
-        return f"Cannot write {place} ({deepest.strerror}); make room there, or choose another with outputs=FOLDER."
+        place = deepest.filename or "a file of the run"
+        return f"Cannot write {place} ({deepest.strerror}); make room there, or choose a folder with outputs=FOLDER."
     return in_short(deepest, group)
 
 
 def in_short(error: BaseException, group: str = "") -> str:
-    """An error that nobody foresaw, on one line."""
+    """An unforeseen error, on one line."""
     line = " ".join(str(error).split("full_key:")[0].split()) or type(error).__name__
     line = f"{group}: {line}" if group else line
     if len(line) > 300:
@@ -96,7 +96,7 @@ def in_short(error: BaseException, group: str = "") -> str:
 
 
 def causes(error: BaseException, suppressed: bool = False) -> list[BaseException]:
-    """The error and what caused it, outermost first; also what was to be hidden, if `suppressed`."""
+    """The error and what caused it, outermost first; if `suppressed`, also causes hidden by `from None`."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -109,7 +109,7 @@ def causes(error: BaseException, suppressed: bool = False) -> list[BaseException
 def _unknown_option(name: str, conf: Path) -> str:
     group, _, option = name.rpartition("/")
     if group == "hydra/launcher" and option.startswith(("yinggem_", "submitit_")):
-        return "launcher= hands jobs to submitit, which is not installed; pip install 'yinggem[cluster]' brings it."
+        return "launcher= needs submitit, which is not installed; install it with pip install 'yinggem[cluster]'."
     options = sorted(path.stem for path in (conf / group).glob("*.yaml")) if group else []
     if not options:
         groups = sorted(path.name for path in conf.iterdir() if path.is_dir())
@@ -120,7 +120,7 @@ def _unknown_option(name: str, conf: Path) -> str:
 
 
 def _near(name: str, known: list[str]) -> str:
-    """The end of a sentence on a name that is not known: what it may have been meant to be."""
+    """The end of a sentence about an unknown name: which name may have been meant."""
     parent, _, last = name.rpartition(".")
     siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
     if name in known:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and paths: which there are, and what is an address instead."""
+"""Writing files whole or not at all; finding paths, and telling them from URLs."""
 
 import contextlib
 import glob
@@ -13,7 +13,7 @@ from yinggem.common.errors import UserError
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that `path` holds the old content or the new, whenever the power fails.
+    """Write a file so that `path` holds the old content or the new, even if the power fails.
 
     Args:
         content: the bytes, or a function that writes them to the open file it is given.
@@ -36,22 +36,22 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
-        with contextlib.suppress(OSError):  # a name below something that is no folder
+        with contextlib.suppress(OSError):  # a parent of the path is not a folder
             partial.unlink(missing_ok=True)
 
 
 def find_paths(folder: str | Path, pattern: str) -> list[Path]:
-    """The paths below a folder, sorted, hidden ones left out. What another process removes meanwhile does no harm."""
+    """The paths below a folder, sorted, hidden ones left out. Paths that others remove meanwhile are skipped."""
     return sorted(Path(folder, name) for name in glob.glob(pattern, root_dir=folder))
 
 
 def is_url(place: str) -> bool:
-    """Whether this is an address, such as https:// or s3://, and no path; "local:" is an address for litdata."""
+    """Whether this is a URL, such as https:// or s3://, and not a path; "local:" is one for litdata."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|local:", place) is not None
 
 
 def append_text(path: str | Path, text: str) -> None:
-    """Add text to the end of a file; UserError when the system refuses, and some of it may be written all the same."""
+    """Add text to the end of a file; UserError when the system refuses, though part of it may be written."""
     try:
         with open(path, "a", encoding="utf-8", newline="", errors="surrogateescape") as file:
             file.write(text)
@@ -60,7 +60,7 @@ def append_text(path: str | Path, text: str) -> None:
 
 
 def is_utf8(path: str | Path) -> bool:
-    """Whether a name can be handed to libraries that know no others."""
+    """Whether a name is valid UTF-8: some libraries take no other."""
     try:
         os.fspath(path).encode()
         return True
@@ -76,7 +76,7 @@ def cannot_write(path: str | Path, error: OSError) -> UserError:
 def _sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders; nor can one be opened that may only be written to
+    except PermissionError:  # Windows cannot open a folder; nobody can open one without read permission
         return
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A bar on a terminal while something takes long that the user did not ask for by name."""
+"""A bar on a terminal for slow work that the user did not ask for by name, such as tokenizing."""
 
 import contextlib
 import sys
@@ -10,7 +10,7 @@ BAR_AFTER_SECONDS = 2.0
 
 @contextlib.contextmanager
 def show_progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Gives a function to report work done, of `total`; the bar appears once the work has taken a while."""
+    """Yields a function to report work done, of `total`; the bar appears once the work has taken a while."""
     start, bar = time.monotonic(), None
 
     def advance(work: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class StopRequested(BaseException):
-    """The run was asked to stop. No error: a sweep ends with it, as with Ctrl-C.
+    """The run was asked to stop. It is not an error: a sweep ends with it, as with Ctrl-C.
 
     Args:
         signum: the signal that asked.
@@ -24,8 +24,8 @@ class StopRequested(BaseException):
 class StopSignal:
     """The signal that asked for the end of what runs now; 0 while none has.
 
-    A library may catch the StopRequested that a handler raises, in a bare `except` around an import, say. What can
-    stop in order looks here.
+    A library may catch the StopRequested that a handler raises, in a bare `except` around an import, say. Code
+    that can stop cleanly looks here.
     """
 
     signum: int = 0
@@ -49,7 +49,7 @@ def stopping_signals() -> list[int]:
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Signals raise StopRequested wherever the program is; a second Ctrl-C ends it without a word."""
+    """Signals raise StopRequested wherever the program is; a second Ctrl-C ends it without a message."""
 
     process = os.getpid()
 

@@ -1,4 +1,4 @@
-"""The standard streams of a command: any character can be printed, and a lost reader need not end the work."""
+"""The standard streams of a command: any character can be printed, and a closed pipe need not end the work."""
 
 import codecs
 import contextlib
@@ -13,10 +13,10 @@ GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)  # Win
 
 
 class LossyOutput(io.RawIOBase):
-    """The bytes below a text stream, where what cannot be written is dropped: printing never decides success.
+    """The bytes below a text stream. What cannot be written is dropped, so printing never makes a command fail.
 
     Args:
-        stream: the text stream whose place is taken; kept, for it closes its file when it is deleted.
+        stream: the text stream it replaces; kept, because it would close its file when it is deleted.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -36,12 +36,12 @@ class LossyOutput(io.RawIOBase):
         return int(self._raw.fileno())
 
     def write(self, data: Any) -> int:
-        """Write; say that all is written when nothing can be."""
+        """Write; if that fails, claim that all was written."""
         try:
             while (written := self._raw.write(data)) is None:  # the other side made it non-blocking, and reads slowly
                 time.sleep(0.01)
             return int(written)
-        except (OSError, ValueError):  # no reader, no room; closed
+        except (OSError, ValueError):  # no reader, a full disk; a closed stream
             return len(data)
 
 
@@ -67,13 +67,13 @@ def make_streams_safe(keep_going: bool = False) -> None:
 
 
 def discard_output() -> None:
-    """Send what is still in the buffer of stdout nowhere, so that Python does not try, and complain, at its end."""
+    """Drop what stdout still buffers: Python would try to write it at exit, and complain."""
     with contextlib.suppress(OSError, ValueError):  # not a real file, as in a test
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def reader_is_gone(error: OSError) -> bool:
-    """Whether a write failed because nobody reads any more, as after `| head`."""
+    """Whether a write failed because its reader has gone, as with `| head`."""
     return error.errno in GONE and error.filename is None
 
 

@@ -1,7 +1,7 @@
-"""What is known of large files, kept beside them, so that they need not be read from end to end at every start.
+"""Notes on large files that were verified, so that they need not be read from end to end at every start.
 
-A note is believed while every file has the path, size and times it had then, for a week: what goes wrong on a disk
-without a trace in those is found at the latest after that. Small files are quicker read than remembered.
+A note holds for a week, while every file keeps its path, size and times. Damage that changes none of these is found
+after that week at the latest. Small files have no note: reading them is quicker.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ FileState = tuple[str, int, int, int]  # path, bytes, times of the last change o
 
 
 def state_of(path: Path) -> FileState:
-    """What tells a file from itself before a change; OSError when there is none."""
+    """Path, size and times, by which a change is noticed; OSError when there is no such file."""
     stat = os.stat(path)
     return (os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
@@ -43,7 +43,7 @@ def recall(note: Path, states: Iterable[FileState]) -> Any:
 
 
 def remember(note: Path, states: Iterable[FileState], value: Any) -> None:
-    """Keep a value, which JSON can hold, that was found by reading the files; a full disk is no reason to stop."""
+    """Keep a JSON value that was found by reading the files; a full disk is not an error."""
     states = list(states)
     youngest = max((times for *_, mtime, ctime in states for times in (mtime, ctime)), default=0)
     if _are_large(states) and time.time() - youngest / 1e9 > SETTLED_SECONDS:

@@ -81,7 +81,7 @@ def load_model(
     except UserError as error:
         raise refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
     if tokenizer.vocab_size != config.vocab_size:
-        raise refusal(path, f"has {tokenizer.vocab_size} tokens but a model for {config.vocab_size}")
+        raise refusal(path, f"has a tokenizer of {tokenizer.vocab_size} ids and a model of {config.vocab_size}")
     kept_as = entry.get("quantization")
     if kept_as not in (None, *QUANTIZATIONS):
         raise refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
@@ -118,7 +118,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if is_utf8(path):
-                mapped = os.name != "nt"  # Windows replaces no file that is mapped, and last.ckpt will be
+                mapped = os.name != "nt"  # Windows cannot replace a mapped file, and last.ckpt will be replaced
                 content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
             else:  # torch maps files with names in UTF-8 only
                 with open(path, "rb") as file:
@@ -146,9 +146,9 @@ def clean_leftovers(folder: str | Path) -> list[Path]:
 
 
 def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():  # nothing of ours is half written between two writes
+    if pid == os.getpid():  # this process is not writing one now
         return False
-    if os.name == "nt":  # where signal 0 is no question, but Ctrl-C
+    if os.name == "nt":  # where signal 0 means Ctrl-C
         return True
     try:
         os.kill(pid, 0)
@@ -160,7 +160,7 @@ def _is_alive(pid: int) -> bool:
 
 
 class _SkipInitialisation(TorchFunctionMode):
-    """Leave weights as they are made: they are replaced, and drawing numbers on "meta" imports a compiler for 1 s."""
+    """Skips initialisation: weights are replaced anyway, and random numbers on "meta" import a compiler for 1 s."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -186,7 +186,7 @@ def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig,
 
 
 def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer, quantized: bool) -> None:
-    """Names and shapes; of quantized weights, whose kernels are particular, the types and numbers as well."""
+    """Names and shapes; of quantized weights also the types and values, which their kernels do not check."""
     expected, found = (
         {name: [*tensor.shape, *([tensor.dtype] if quantized else [])] for name, tensor in tensors.items()}
         for tensors in (model.state_dict(), weights)
@@ -194,7 +194,7 @@ def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer,
     for name in sorted(expected.keys() | found.keys()):
         have, want = found.get(name, "nothing"), expected.get(name, "nothing")
         if have != want:
-            raise refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} for {want})")
+            raise refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} instead of {want})")
     for name, tensor in weights.items():
         if quantized and not makes_finite_weights(name, tensor):
             raise refusal(path, f"holds values under {name[:80]!r} that weights cannot have")

@@ -126,5 +126,5 @@ def trained_context_length(entry: dict[str, Any]) -> int:
     """Tokens per window of the run's own evaluations, as the checkpoint's "yinggem" entry says."""
     length = entry.get("context_length", CONTEXT_LENGTH)
     if not isinstance(length, int) or not 1 <= length <= 1 << 24:
-        raise UserError(f"The checkpoint names a context length of {str(length)[:40]}; give --context-length.")
+        raise UserError(f"The checkpoint has an impossible context length of {str(length)[:40]}; set --context-length.")
     return length

@@ -107,7 +107,7 @@ def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
 
     Inverse transform sampling: the first id up to which the probabilities sum to more than a uniform number. In float64
     rounding moves that number across a boundary about once in a million tokens, so a row draws the same whatever else
-    is in its batch. On the CPU, for some devices (Apple's MPS) have no float64; the generators are the CPU's as well.
+    is in its batch. It runs on the CPU: some devices (Apple's MPS) have no float64, and the generators are there too.
     """
     mass = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)
     draws = [torch.rand(1, dtype=mass.dtype, generator=generator) for generator in generators]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # From logits (B, V), float32, to logits in which -inf marks what may not be drawn; one token of every row is kept.
 Filter = Callable[["Tensor", Any], "Tensor"]
 
-MAX_NEW_TOKENS = 500  # where nobody says how long a text shall be
+MAX_NEW_TOKENS = 500  # the default length of a text
 
 
 def keep_top_k(logits: "Tensor", k: int) -> "Tensor":

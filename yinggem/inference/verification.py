@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yinggem.common.errors import UserError
 
-# What plain data and tensors need, and nothing of what else weights_only allows: torch.FloatTensor(10**12) is a bomb.
+# What plain data and tensors need. weights_only allows more, such as torch.FloatTensor(10**12), which takes terabytes.
 PLAIN = re.compile(
     r"collections (OrderedDict|Counter)|_codecs encode|builtins (set|complex)|torch (Size|device|\w+Storage)"
     r"|torch (bool|uint\d+|int\d+|float\d+|bfloat16|complex\d+)|torch\._utils _rebuild_(tensor_v2|parameter)"
@@ -60,4 +60,4 @@ def _verify_entries(path: str | Path, archive: zipfile.ZipFile, size: int) -> No
     for opcode, name, _ in pickletools.genops(archive.read(structure[0])):
         if "GLOBAL" in opcode.name and not PLAIN.fullmatch(str(name)):
             thing = str(name)[:80].replace(" ", ".")
-            raise refusal(path, f"was refused, for it holds {thing!r}: more than plain data, and it could run code")
+            raise refusal(path, f"was refused because it holds {thing!r}, which is not plain data and could run code")

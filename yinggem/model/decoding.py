@@ -14,8 +14,8 @@ from yinggem.model.transformer import Transformer
 class DecodingStep:
     """The model with its matrices laid out for one token of each row of the cache.
 
-    It shares the weights with `model`, or holds copies of them, so it is for as long as they do not change. It is for
-    use without gradients.
+    It shares the weights with `model`, or holds copies of them, so it is valid until they change. It has no
+    gradients.
     """
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:

@@ -48,18 +48,18 @@ class KVCache:
         if needed > self.slots and self.slots != self.window:
             slots = 1 << (needed - 1).bit_length()
             self._move(self.keys.size(1), min(slots, self.window or slots))
-        if tokens == 1:  # here for all layers at once: in every layer it would show
+        if tokens == 1:  # for all layers at once: in every layer it would take noticeable time
             slot, filled, buffers = self.length % self.slots, min(needed, self.slots), (self.keys, self.values)
             views = [x.narrow(3, slot, 1) for x in buffers] + [x.narrow(3, 0, filled) for x in buffers]
             self._step_views = list(zip(*(view.unbind() for view in views), strict=True))
 
     def expand(self, rows: int) -> None:
-        """Continue the one text that was seen in `rows` rows, each with a copy of it."""
+        """Continue the one text seen so far in `rows` rows, each with a copy of it."""
         if rows != self.keys.size(1):
             self._move(rows, self.slots)
 
     def _move(self, rows: int, slots: int) -> None:
-        """To new buffers of at least as many slots. Nothing has wrapped round where they grow, so slots stay."""
+        """Copy into new, never smaller buffers. They grow before anything wraps round, so keys keep their slots."""
         layers, _, heads, held, size = self.keys.shape
         old = self.keys, self.values
         self.keys, self.values = (

@@ -19,7 +19,7 @@ def next_token_loss(
         A float32 scalar (float64 for float64 inputs).
 
     Raises:
-        ValueError: another reduction: a loss for each token is not kept.
+        ValueError: any other reduction; losses of single tokens are not kept.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be mean or sum, not {reduction!r}")

@@ -1,9 +1,13 @@
-"""Weights as small integers: less memory to read, which is what the speed of decoding is made of.
+"""Weights as small integers: decoding is limited by reading them from memory, and there is less to read.
 
-The embedding, the head and every matrix between them are rounded, norms and biases stay as they are. int8 is as good
-as the floats (benchmarks/quantization.py has the figures) and fast for batches and prompts too; int4 is the fastest for
-one text at a time, a third of a percent worse, and leaves a matrix in 8 bits whose rows are no multiple of 32. Both
-are fast on x86; elsewhere (GPUs, other processors) weights become floats for each product: as small, no faster.
+The embedding, the head and every matrix between them are rounded; norms and biases stay floats. docs/performance.md has
+the figures.
+
+- int8 predicts as well as float32, and is fast for batches and prompts too.
+- int4 is the fastest for one text at a time, and a third of a percent worse. A matrix stays in 8 bits
+  if the length of its rows is not a multiple of 32.
+
+Both are fast on x86. Elsewhere (GPUs, other processors) weights become floats for each product: small, but no faster.
 """
 
 import math
@@ -25,7 +29,7 @@ from yinggem.model.kernels.integer_matrix import (
 from yinggem.model.layers import TiedHead
 from yinggem.model.transformer import Transformer
 
-SHARED = (".scale", ".zero")  # ends of names in a state dict: of many weights
+SHARED = (".scale", ".zero")  # ends of names in a state dict: numbers that many weights share
 
 
 class _Embedding(QuantizedMatrix):
@@ -90,7 +94,7 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
     """Replace the matrices of `model` in place, for inference only; returns it. A quantised model stays as it is.
 
     Raises:
-        UserError: the kind is unknown, or not the one the model has already; or weights are not finite numbers.
+        UserError: the kind is unknown, or not the one the model has already; or some weights are NaN or infinite.
     """
     if kind not in QUANTIZATIONS:
         raise UserError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {str(kind)[:40]!r}.")

@@ -9,7 +9,7 @@ from yinggem.model.kernels.rotation import turn
 def rotary_angles(start: int, length: int, head_size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines (T, 1, head_size), float32, of positions start .. start + length - 1, for `rotate`.
 
-    They are computed at every call rather than kept in a buffer: it costs microseconds, knows no longest
+    They are computed at every call rather than kept in a buffer: it costs microseconds, sets no longest
     sequence, and `model.to(torch.bfloat16)` cannot round them.
     """
     frequencies = theta ** -(torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)

@@ -173,7 +173,7 @@ class Transformer(nn.Module):
         return 6 * sum(weight.numel() for weight in matrices) + attention
 
     def reset_parameters(self) -> None:
-        """Normal weights, the residual branches' last layers shrunk by sqrt(2 * layers) as GPT-2; biases 0, norms 1."""
+        """Normal weights, the branches' last layers shrunk by sqrt(2 * layers) as in GPT-2; biases 0, norms 1."""
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):  # those of norms too

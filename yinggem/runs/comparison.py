@@ -38,7 +38,7 @@ class Run:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The order of runs: by bits per byte, which alone compare across tokenizers; those without come last."""
+        """The order of runs: by bits per byte, the one figure that compares across tokenizers; runs without it last."""
         return self.bits_per_byte, self.loss
 
     @property
@@ -66,7 +66,7 @@ def _final_or_best(final: float | None, curve: list[tuple[float, float]]) -> flo
 def read_run(folder: Path) -> Run:
     """Read one run folder."""
     overrides: dict[str, str] = {}
-    with contextlib.suppress(UserError):  # killed in its first moment: its row says all there is
+    with contextlib.suppress(UserError):  # killed at its very start: its row shows what there is
         overrides = dict(line.partition("=")[::2] for line in read_overrides(folder))
     rows = read_metrics(folder / "metrics.csv")
 
@@ -115,8 +115,8 @@ def compare(folders: list[Path], target: Path) -> list[Run]:
     """
     runs = find_runs(folders)
     table = rows(runs)
-    show(table, runs)  # first: where nothing can be written, there is something to see
-    with contextlib.suppress(OSError):  # what is wrong is said by the attempt to write there
+    show(table, runs)  # first, so that there is something to see even if nothing can be written
+    with contextlib.suppress(OSError):  # writing there, below, says what is wrong
         target.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, table[0], lineterminator="\n")
@@ -137,7 +137,7 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
     above = os.path.commonpath([entry.folder.parent for entry in runs])  # what all folders have in common
     for row in table:
         drawn.add_row(*(cell(row[name]) for name in names), os.path.relpath(row["folder"], above))
-    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)  # [default,ema] is a value, no style
+    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)  # [default,ema] is not markup
     if not console.is_terminal:
         console.width = 250  # a file has room for every column
     console.print(drawn)
@@ -180,7 +180,7 @@ def draw(runs: list[Run], path: Path) -> None:
         if not curve:
             continue
         own = (f"{known}={entry.overrides[name]}" for name, known in names.items() if name in entry.overrides)
-        what = curtailed(" ".join(own) or entry.folder.name).replace("$", r"\$")  # ${a.name} begins no formula
+        what = curtailed(" ".join(own) or entry.folder.name).replace("$", r"\$")  # ${a.name} is not a formula
         best = place == 0
         style: dict[str, Any] = {"linewidth": 2.4, "color": "#c8501e"} if best else {"linewidth": 1, "alpha": 0.7}
         axes.plot(*zip(*curve, strict=True), marker=".", label=f"{'best: ' if best else ''}{what}", **style)

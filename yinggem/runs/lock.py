@@ -32,7 +32,7 @@ def only_writer(run: Path, wait: bool = False) -> Iterator[None]:
         taken = False
     except Timeout:
         taken = True
-    except (OSError, NotImplementedError):  # a file system without locks: the user's own care must do
+    except (OSError, NotImplementedError):  # a file system without locks: the user has to take care
         taken = False
     if taken:
         raise UserError(

@@ -12,7 +12,7 @@ STEP = "step"  # how many have been taken with it
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, without empty cells and without lines that are no numbers: a kill may cut the last."""
+    """The rows of a metrics.csv, without empty cells and unreadable lines: a kill may cut the last."""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
         found = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
@@ -30,7 +30,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 
 def depends_on_machine(name: str) -> bool:
-    """Whether a figure tells of the machine and its load: then a run that is continued may log another value."""
+    """Whether a figure depends on the machine and its load, so that a continued run may log another value."""
     return name == "tokens_per_second" or name.startswith(("machine/", "DeviceStatsMonitor."))
 
 

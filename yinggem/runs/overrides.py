@@ -1,4 +1,4 @@
-"""The words after `train.py`: Hydra's flags told from settings, and paths taken as they are written."""
+"""The words after `train.py`: Hydra's flags separated from settings, and paths taken as they are written."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from yinggem.common.files import is_url
 from yinggem.common.program import typed
 
 PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
-NEEDED = ("outputs", "run_dir")  # which no run can do without
+NEEDED = ("outputs", "run_dir")  # a run needs both
 OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
 # Hydra knows null in its files only, and ~ for groups of one choice only.
 NOTHING = {word: f"{group}=[]" for group in OPTIONAL for word in (f"{group}=null", f"~{group}")}
@@ -41,7 +41,7 @@ def tidy(arguments: list[str]) -> list[str]:
     """The same words in the order and the grammar that Hydra reads: flags first, paths in quotes.
 
     Raises:
-        SystemExit: status 2 after one sentence, for a flag there is not.
+        SystemExit: status 2 after one sentence, for an unknown flag.
     """
     parser = Parser("train.py", add_help=False, allow_abbrev=False)
     for names, options in FLAGS.items():
@@ -104,7 +104,7 @@ def quote_path(setting: str, multirun: bool = False) -> str:
     """A setting that names a path, with the path in quotes where Hydra's grammar would read it as something else.
 
     Raises:
-        UserError: the path is empty, as of a shell variable that is not set; it would mean the folder / or this one.
+        UserError: the path is empty, as from an unset shell variable; it would mean / or the current folder.
     """
     name, equals, value = setting.partition("=")
     if name.lstrip("+") not in PATHS or not equals:

@@ -1,4 +1,4 @@
-"""The processes of one run: which of them this is, and how one that another has started speaks and ends.
+"""The processes of one run: which of them this is, and how one that another has started reports and ends.
 
 Lightning starts the other processes of a run on one machine. torchrun, Slurm or a script of one's own may start all of
 them instead, on many machines, each with the same command.
@@ -13,14 +13,14 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-PARENT, VOICE = "YINGGEM_PARENT", "YINGGEM_VOICE"  # process id, and file descriptor to speak to it
+PARENT, VOICE = "YINGGEM_PARENT", "YINGGEM_VOICE"  # process id, and file descriptor to report to it
 
 
 class Launcher(Protocol):
     """What has started the other processes of a run."""
 
     def failure(self, seconds: float) -> str:
-        """What is known within some seconds of one that failed; empty when none did."""
+        """What is known about one that failed, after waiting for some seconds; empty when none did."""
 
 
 class ProcessGroup:
@@ -32,7 +32,7 @@ class ProcessGroup:
 
     def __init__(self, command: Sequence[str] = ()) -> None:
         self.command = list(command)
-        self.formed = False  # whether this process trains in a process group of torch, and be it on its own
+        self.formed = False  # whether this process trains in a process group of torch, even one of its own
         self.launcher: Launcher | None = None
 
     def failure(self) -> str:
@@ -41,7 +41,7 @@ class ProcessGroup:
 
 
 def rank() -> int:
-    """0 in the one process of a run that writes and speaks."""
+    """0 in the one process of a run that writes files and prints."""
     for name in ("RANK", "SLURM_PROCID"):
         if name in os.environ:
             return environment_number(name)
@@ -55,7 +55,7 @@ def environment_number(name: str) -> int:
 
 
 def end_with_parent() -> None:
-    """In a process that a run has started beside itself: end when that run has ended, however it did."""
+    """In a process that a run has started: end when the run has ended, for whatever reason."""
     if parent := environment_number(PARENT):
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
@@ -67,16 +67,16 @@ def _watch(parent: int) -> None:
 
 
 def tell_parent(sentence: str) -> bool:
-    """Tell the process that started this one, which speaks for all; False if none of a run did."""
+    """Report to the process that started this one and prints for all; False if no run started it."""
     if VOICE not in os.environ:
         return False
-    with contextlib.suppress(OSError):  # it is gone already, and nobody waits for this one's end
+    with contextlib.suppress(OSError):  # it is gone already, and nobody waits for this process
         os.write(environment_number(VOICE), sentence.encode() + b"\n")
     return True
 
 
 def exit_without_teardown(status: int) -> NoReturn:
-    """End this process without taking the interpreter apart.
+    """End this process without shutting the interpreter down.
 
     The threads that carry a process group's tensors may not have let go of the last ones yet. They need the interpreter
     for it, and abort the process when they find it half gone (https://github.com/pytorch/pytorch/issues/190489).

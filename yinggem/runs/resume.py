@@ -82,7 +82,7 @@ def step_to_go_on_from(path: Path) -> tuple[int, bool]:
     for name, kind in NEEDED.items():
         if not isinstance(state.get(name), kind) or state[name] == []:
             raise UserError(
-                f"{path} is not one to continue from, for its {name} are missing or damaged; "
+                f"{path} cannot be continued from, because its entry {name} is missing or damaged; "
                 "use another, such as the last.ckpt of the run."
             )
     step = state["global_step"]
@@ -112,8 +112,8 @@ def continued_config(
 ) -> tuple[dict[str, Any], list[str]]:
     """The recorded configuration with the groups that `words` choose, and the words that are left to be applied to it.
 
-    A choice of a group changes of the recorded settings what it changes of today's: `compose` tells with and without
-    it. Single settings are the words left; those of options that came after the record are told apart.
+    Choosing a group changes the same settings of the record as of today's configuration: what differs when `compose`
+    is called with and without the choice. The words left are single settings. Options newer than the record get a ++.
 
     Args:
         is_group: whether a name is one of a group of configuration files, such as optimizer.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STUDY = "study.db"
 OBJECTIVE_KEY = "objective"  # of a study's attributes: the figure of result.json that it minimises
 UNITS = {OBJECTIVE: "bits per byte", "loss": "nats per token"}
-INSTALL = "sweep= searches with Optuna, which is not installed; pip install 'yinggem[sweep]' brings it."
+INSTALL = "sweep= needs Optuna, which is not installed; install it with pip install 'yinggem[sweep]'."
 
 
 class Pruned(Exception):  # noqa: N818 - no error
@@ -34,7 +34,7 @@ def open_study(folder: Path, create: bool = False) -> "optuna.Study":
     """The study in a sweep's folder, with the pruner it was given.
 
     Raises:
-        UserError: Optuna is missing; the file is no study.
+        UserError: Optuna is missing; the file is not a study.
     """
     try:
         import optuna
@@ -60,7 +60,7 @@ def open_study(folder: Path, create: bool = False) -> "optuna.Study":
 
 
 def objective_of(study: "optuna.Study") -> str:
-    """The figure that a study minimises. One is kept through its life, for a study cannot compare two."""
+    """The figure that a study minimises. It never changes: values of two figures cannot be compared."""
     return str(study.user_attrs.get(OBJECTIVE_KEY, "loss"))
 
 
@@ -79,7 +79,7 @@ def running_trial(folder: Path) -> "optuna.Trial | None":
 
 
 def hopeless(trial: "optuna.Trial", value: float, step: int) -> bool:
-    """Report the objective of a trial at a step; whether it is not worth going on."""
+    """Report the objective of a trial at a step; returns whether the trial should end."""
     with warnings.catch_warnings(action="ignore"):  # of a step that was reported before the trial was interrupted
         trial.report(value, step)
     return trial.should_prune()

@@ -20,7 +20,7 @@ from yinggem.search.study import STUDY, Pruned, conclude_search
 def attempt(job: Callable[[], float], folder: Path, conf: Path) -> float:
     """Run one job of a sweep: its value, at once if it is finished; infinity if it fails, for the others go on.
 
-    Where the job is still under way in a process of a launcher that is gone, its end is waited for.
+    If a launcher's process still runs the job after its launcher is gone, this waits for its end.
     """
     with contextlib.nullcontext() if rank() else only_writer(folder, wait=True):
         result = read_result(folder)
@@ -67,7 +67,7 @@ def conclude(folder: Path) -> int:
     if (folder / STUDY).exists():
         conclude_search(folder)
         if any(entry.state == "finished" for entry in runs):
-            return 0  # that some settings of a search are impossible is no failure of the search
+            return 0  # a search does not fail because some of its settings are impossible
     if failed:
         print(f"error: {failed} of the jobs failed; the reasons are above.", file=sys.stderr)
     return 2 if failed else 0

@@ -1,4 +1,4 @@
-"""A search of settings: Optuna proposes trials, judges the hopeless ones, and keeps the study in the sweep's folder.
+"""A search of settings: Optuna proposes trials, ends the hopeless ones, and keeps the study in the sweep's folder.
 
 The released hydra-optuna-sweeper 1.3 wants Optuna below 3, which nobody maintains and which can neither continue a
 trial that was killed nor stop a hopeless one; so Optuna is driven directly. What Hydra must know of it is in
@@ -51,7 +51,7 @@ class Scale:
         """UserError for bounds and steps that do not go together."""
         try:
             self.distribution()
-        except ImportError:  # is said where the study is opened
+        except ImportError:  # reported where the study is opened
             return
         except ValueError as error:
             raise UserError(f"The range of {name} cannot be searched: {str(error).rstrip('.')}.") from None
@@ -124,7 +124,7 @@ class Search:
         self.study.set_user_attr("pruner", self.pruner)
 
     def _check_earlier_trials(self) -> None:
-        """UserError for a scale on which the values of earlier trials do not lie."""
+        """UserError for a scale that does not fit earlier trials."""
         from optuna.distributions import check_distribution_compatibility
 
         for trial in self.study.get_trials(deepcopy=False):
@@ -133,8 +133,8 @@ class Search:
                     check_distribution_compatibility(trial.distributions[name], self.space[name].distribution())
                 except ValueError:
                     raise UserError(
-                        f"This study has searched {name} on another scale, of which only the bounds can be moved; "
-                        "leave it as it was, or begin a new search without ckpt_path."
+                        f"This study has searched {name} on another scale, and only its bounds can be changed; "
+                        "keep the scale, or begin a new search without ckpt_path."
                     ) from None
 
     def next_batch(self) -> list[tuple[int, dict[str, Any]]]:

@@ -87,7 +87,7 @@ def train(texts: Callable[[], Iterable[str]], vocab_size: int) -> list[bytes]:
 
 
 def _spread_sample(texts: Callable[[], Iterable[str]], limit: int) -> Iterator[str]:
-    """The same share of the beginning of every chunk, `limit` characters in all."""
+    """The same share of every chunk, from its beginning; `limit` characters in all."""
     total = sum(len(text) for text in texts())
     for text in texts():
         yield text if total <= limit else text[: len(text) * limit // total]

@@ -33,7 +33,7 @@ class Corpus:
 
     Attributes:
         fingerprint: SHA-256 of the text, however files divide it.
-        copies: paths of files that hold the same bytes as another of the text.
+        copies: paths of files that hold the same bytes as another file of the text.
     """
 
     sources: tuple[Source, ...]
@@ -67,7 +67,7 @@ class Corpus:
         shown = ", ".join(self.copies[:3]) + (" ..." if len(self.copies) > 3 else "")
         return one_line(
             f"{len(self.copies)} of {len(self.sources)} files are copies of others ({shown}); "
-            "text that stands in both splits makes the validation loss too good."
+            "text that is in both splits makes the validation loss look too good."
         )
 
 
@@ -96,7 +96,7 @@ def open_corpus(source: str, path: str | Path | None = None, cache_dir: str | Pa
             with a line end between two where the first lacks one.
 
     Raises:
-        UserError: unknown source; a path beside the text that ships, or one that is missing, unreadable or empty;
+        UserError: unknown source; a path for the text that ships; a path that is missing, unreadable or empty;
             bytes that are not UTF-8.
     """
     folder = _cache_dir(cache_dir)
@@ -130,7 +130,7 @@ def _verified(sources: tuple[Source, ...], path: str | Path | None, folder: Path
 
 
 def _read_through(sources: tuple[Source, ...], size: int) -> tuple[int, str]:
-    """Characters and SHA-256 of the text, all of which its reader accepts."""
+    """Number of characters and SHA-256 of the text; UserError when a reader refuses part of it."""
     digest, characters = hashlib.sha256(), 0
     with show_progress("Reading", size) as advance:
         for text in iter_text(sources):

@@ -45,8 +45,8 @@ READERS: dict[str, Reader] = {".txt": read_plain_text}  # the suffixes that a fo
 def iter_text(sources: Iterable[Source]) -> Iterator[str]:
     """The text of all sources, in pieces of any length.
 
-    A source that does not end with a line end gets one if another follows. A file with a suffix that is not among
-    READERS was named by the user, and is plain text.
+    A source that does not end with a line end gets one if another follows. A file whose suffix is not
+    in READERS was named by the user, and is read as plain text.
 
     Raises:
         UserError: a file cannot be read, or is not what its suffix says.

@@ -21,8 +21,8 @@ def find_text_files(path: str | Path, cache_dir: Path | None = None) -> tuple[Pa
     """The file, every text file under the folder, or every file the glob matches (`**` too); sorted by path.
 
     Below a folder, and where a glob has wildcards, three things are left out: hidden files and folders, which hold
-    copies that editors keep; the folders of runs and sweeps, which hold what a model wrote; and `cache_dir`. Naming
-    one of them without a wildcard takes it all the same.
+    copies that editors keep; the folders of runs and sweeps, which hold what a model wrote; and `cache_dir`. One of
+    them is read all the same if it is named without a wildcard.
 
     Raises:
         UserError: nothing is there, or something other than regular files is.
@@ -41,8 +41,8 @@ def find_text_files(path: str | Path, cache_dir: Path | None = None) -> tuple[Pa
         raise cannot_read(place, error) from None
     if not files:
         raise UserError(
-            f"data.path={path} holds or matches no {' or '.join(READERS)} file, hidden files and the folders of runs "
-            "aside; check the folder or the pattern."
+            f"data.path={path} holds or matches no {' or '.join(READERS)} file (hidden files and the folders of runs "
+            "do not count); check the folder or the pattern."
         )
     return tuple(sorted(files))
 
@@ -51,7 +51,7 @@ def _local_path(path: str | Path) -> Path:
     if "\0" in str(path):
         raise UserError(f"data.path={str(path)!r} holds a NUL character; name a text file, a folder or a glob.")
     if is_url(str(path)) and not Path(path).exists():
-        raise UserError(f"data.path={path} is a URL; URLs are not read: download the text and name the file.")
+        raise UserError(f"data.path={path} is a URL, which cannot be read; download the text and name the file.")
     return Path(path).expanduser()
 
 
@@ -95,7 +95,7 @@ def _raise(error: OSError) -> None:
 
 
 def states_of(sources: Iterable[Source]) -> list[FileState]:
-    """What tells every file from itself before a change, also between two readings."""
+    """Path, size and times of every file, by which a change between two readings is noticed."""
     try:
         return [state_of(source) for source in sources if isinstance(source, Path)]
     except OSError as error:
@@ -103,7 +103,7 @@ def states_of(sources: Iterable[Source]) -> list[FileState]:
 
 
 def find_copies(states: Sequence[FileState]) -> list[str]:
-    """The paths of files that hold the same bytes as one before them; empty files are nobody's copy."""
+    """The paths of files that hold the same bytes as one before them; empty files do not count."""
     same_size = defaultdict(list)
     for path, size, *_ in states:
         same_size[size].append(path)

@@ -20,7 +20,7 @@ class TextRecord:
 
     Attributes:
         source, path: as `yinggem.text.corpus.open_corpus`; or source "streaming" and the folder or URL of token shards.
-        val_fraction, split_by: as `yinggem.text.corpus.tokenize`; of no meaning for token shards, which are split.
+        val_fraction, split_by: as `yinggem.text.corpus.tokenize`; unused for token shards, which are split already.
         fingerprint: of the text as it was; empty where it is not known.
     """
 
@@ -36,13 +36,13 @@ class TextRecord:
         return self.path or self.source
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint; the path is absolute, for a checkpoint is evaluated from anywhere."""
+        """Plain data for a checkpoint; the path is absolute: a checkpoint may be evaluated from any folder."""
         path = self.path if self.path is None or is_url(self.path) else os.path.abspath(os.path.expanduser(self.path))
         return asdict(self) | {"path": path}
 
     @classmethod
     def from_dict(cls, data: Any) -> "TextRecord":
-        """The record that `to_dict` made; UserError for anything else, for a checkpoint may come from anybody."""
+        """The record that `to_dict` made; UserError for anything else: a checkpoint may come from anybody."""
         kinds = {"source": str, "path": str | None, "val_fraction": float | int, "split_by": str, "fingerprint": str}
         if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in kinds.items()):
             raise UserError("The checkpoint's record of its text is damaged; name a text with --data.")
@@ -63,7 +63,7 @@ def open_recorded_text(record: TextRecord, tokenizer: Tokenizer) -> tuple[Tokeni
             raise
         sentence = f"The text of this run cannot be used ({str(error).rstrip('.')}); name one with --data."
         raise UserError(sentence) from None
-    changed = f"{record.name} has changed since the run; these are the figures of what is there now."
+    changed = f"{record.name} has changed since the run; these figures are for the text as it is now."
     return split, [*([note] if note else []), *([changed] if record.fingerprint not in ("", fingerprint) else [])]
 
 

@@ -1,4 +1,4 @@
-"""Tiny Shakespeare, the text that published figures are of: a file of the user's, a cached copy, or a download."""
+"""Tiny Shakespeare, the text of published figures: the user's file, a cached copy, or a download."""
 
 import hashlib
 import http.client
@@ -40,5 +40,5 @@ def _download() -> bytes:
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"Cannot download tiny Shakespeare from {URL} ({error}); {remedy}.") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise UserError(f"{URL} holds something else than tiny Shakespeare; {remedy}.")
+        raise UserError(f"{URL} does not hold tiny Shakespeare; {remedy}.")
     return content

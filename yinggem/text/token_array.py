@@ -8,7 +8,7 @@ import numpy as np
 
 
 class TokenArray:
-    """Ids of a text, (N,) uint16 or uint32, in the pieces it was stored in; read-only, nothing is copied but slices."""
+    """Ids of a text, (N,) uint16 or uint32, in the pieces it was stored in; read-only."""
 
     def __init__(self, pieces: Sequence[np.ndarray], dtype: np.dtype) -> None:
         self.pieces, self.dtype = [piece for piece in pieces if len(piece)], np.dtype(dtype)
@@ -33,7 +33,7 @@ class TokenArray:
     def _views(self, wanted: slice) -> list[np.ndarray]:
         start, stop, step = wanted.indices(len(self))
         if step != 1:
-            raise ValueError("ids are taken in a row: the step of a slice must be 1")
+            raise ValueError("a slice of a TokenArray must have step 1")
         views, place = [], max(bisect_right(self._starts, start) - 1, 0)
         while start < stop and place < len(self.pieces):
             first = self._starts[place]

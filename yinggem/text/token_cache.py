@@ -207,7 +207,7 @@ class TokenCache:
 
 
 def _start(path: Path) -> int:
-    """The character at which a shard starts, by its name; -1 for another's file."""
+    """The character at which a shard starts, by its name; -1 for any other file."""
     number = path.name.split(".")[1]
     return int(number) if number.isdecimal() else -1
 

@@ -1,9 +1,9 @@
 """A folder of token shards in litdata's format, with its tokenizer, opened without trust.
 
 FOLDER/tokenizer.json is the tokenizer as plain data, FOLDER/train and FOLDER/val are data sets of litdata's
-TokensLoader, FOLDER/checksums.json has the CRC-32 of every file of theirs. The validation part is a whole number of
-BLOCK tokens, in chunks that are as well, so that litdata, which leaves out what does not fill a block at the end of a
-chunk, gives back every token of it.
+TokensLoader, FOLDER/checksums.json has the CRC-32 of every file of theirs. The validation part and every
+chunk of it hold a multiple of BLOCK tokens. litdata drops what does not fill a block at the end of a chunk: so it drops
+nothing here.
 """
 
 import importlib
@@ -55,7 +55,7 @@ class Part:
         return [f"{self.name}/{file}" for file in ("index.json", *[chunk["filename"] for chunk in self.chunks])]
 
     def windows(self, block: int) -> int:
-        """How many blocks of so many tokens litdata cuts it into."""
+        """How many blocks of `block` tokens litdata cuts it into."""
         return sum(chunk["dim"] // block for chunk in self.chunks)
 
 
@@ -80,7 +80,7 @@ def open_shards(place: str, cache_dir: Path) -> TokenShards:
     litdata()
     place = place if place == "/" else place.rstrip("/")
     if not is_url(place) and not os.path.isdir(place):
-        raise UserError(f"data.path={place} is no folder; name one that `yinggem shard` made, or its URL.")
+        raise UserError(f"data.path={place} is not a folder; name one that `yinggem shard` made, or its URL.")
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = token_cache.open_tokenizer(fetch(place, "tokenizer.json", Path(temporary)))
         checksums = _read_json(fetch(place, "checksums.json", Path(temporary)))
@@ -89,7 +89,7 @@ def open_shards(place: str, cache_dir: Path) -> TokenShards:
     fingerprint = token_cache.cache_key("shards", tokenizer.fingerprint, checksums)
     train, val = (_open_part(place, name) for name in ("train", "val"))
     if any(chunk["dim"] % BLOCK for chunk in val.chunks):
-        raise _foreign(place, f"the chunks of val/ are no multiples of {BLOCK} tokens")
+        raise _foreign(place, f"the chunks of val/ are not multiples of {BLOCK} tokens")
     if not is_url(place):
         _verify(place, Path(place), [*train.files, *val.files], checksums, cache_dir)
         return TokenShards(tokenizer, train, val, fingerprint)
@@ -148,12 +148,12 @@ def _open_part(place: str, name: str) -> Part:
     except (ValueError, TypeError, LookupError):
         raise _foreign(place, f"{name}/index.json is damaged") from None
     if not (known and whole and chunks):
-        raise _foreign(place, f"{name}/ holds no tokens of litdata's TokensLoader")
+        raise _foreign(place, f"{name}/ does not hold tokens in the format of litdata's TokensLoader")
     return Part(name, f"{place}/{name}", chunks)
 
 
 def _is_whole(chunk: dict[str, Any]) -> bool:
-    """Whether the sizes of a chunk belong together: a header of 4 bytes for each item and 8 more, then the tokens."""
+    """Whether the sizes of a chunk are consistent: a header of 4 bytes for each item and 8 more, then the tokens."""
     tokens, items, size = chunk["dim"], chunk["chunk_size"], chunk["chunk_bytes"]
     plain = all(type(number) is int and number > 0 for number in (tokens, items, size))
     fits = plain and size - 4 * (items + 2) in (2 * tokens, 4 * tokens)
@@ -170,7 +170,7 @@ def fetch(place: str, name: str, folder: Path) -> Path:
 
     try:
         get_downloader(place, str(folder), [], {}).download_file(f"{place}/{name}", str(folder / name))
-    except Exception as error:  # every storage has its own kinds
+    except Exception as error:  # every storage raises its own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"Cannot fetch {place}/{name} ({reason}); check the address and your access to it.") from None
     return folder / name
@@ -192,7 +192,7 @@ def check_ids(ids: np.ndarray, vocab_size: int, place: str) -> None:
     if ids.dtype.kind != "u":
         raise _foreign(place, f"its ids are {ids.dtype}, not unsigned integers")
     if ids.size and int(ids.max()) >= vocab_size:
-        raise _foreign(place, f"it holds an id of {int(ids.max())} where the vocabulary has {vocab_size}")
+        raise _foreign(place, f"its id {int(ids.max())} is outside the vocabulary of {vocab_size}")
 
 
 def _foreign(place: str, reason: str) -> UserError:

@@ -184,7 +184,7 @@ class CharTokenizer(Tokenizer):
         if not characters:
             raise UserError("The training text is empty; the char tokenizer has nothing to learn from.")
         if len(characters) > MAX_CHARACTERS:
-            raise ValueError("more characters than there are")
+            raise ValueError("more characters than Unicode has")
         codes = _code_points(characters)
         if (np.diff(codes.astype(np.int64)) <= 0).any():
             raise ValueError("characters repeat or are out of order")
@@ -246,7 +246,7 @@ KINDS: dict[str, type[Tokenizer]] = {
 
 
 def from_state_dict(state: Any) -> Tokenizer:
-    """The tokenizer that `state_dict` saved; UserError for anything else. Runs nothing and allocates in proportion."""
+    """The tokenizer that `state_dict` saved; UserError for anything else. Runs no code; memory grows with `state`."""
     try:
         tokenizer = KINDS[_string(state, "name")]()
         tokenizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Starting the other processes of a run on this machine, hearing what they say, ending when one of them fails."""
+"""Starting the other processes of a run on this machine, passing on what they report, ending when one of them fails."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # a stop is everybody's, 
 
 
 class Companions(_SubprocessScriptLauncher):
-    """Lightning's launcher of processes, with a command that is right in a sweep too, and one voice for all.
+    """Lightning's launcher of processes, with a command that works in a sweep too, and one process that prints for all.
 
     Lightning's own would start the whole sweep again for every job, and when a process fails it kills the others
     without a word. torchrun would supervise as well, but only what is started through it: `python train.py
@@ -70,7 +70,7 @@ class Companions(_SubprocessScriptLauncher):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """Where a process has failed and this one waits for it forever, speak and end."""
+        """If another process has failed and this one would wait for it forever, say so and end."""
         while not self._failed():
             if all(process.poll() is not None for process in self.procs):
                 return
@@ -89,7 +89,7 @@ class Companions(_SubprocessScriptLauncher):
         return [process for process in self.procs if process.poll() not in (None, 0, *STOPPED)]
 
     def failure(self, seconds: float) -> str:
-        """What is known of a failure within some seconds; empty when it is none of the companions'."""
+        """What is known about a failed companion, after waiting for some seconds; empty when none failed."""
         if not self._started:
             return ""
         if select.select([self._heard], [], [], seconds)[0]:

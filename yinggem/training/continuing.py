@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from yinggem.common.errors import UserError
 from yinggem.training.optimizers.building import make_schedule
 
-OF_THE_WEIGHTS = ("params", "param_names")  # in a group of parameters: which ones, no settings
+OF_THE_WEIGHTS = ("params", "param_names")  # in a group of parameters: which weights it has; these are not settings
 Groups = list[dict[str, Any]]
 
 
@@ -57,7 +57,7 @@ def adapt_optimizer_state(checkpoint: dict[str, Any], optimizer: Optimizer) -> f
 
 
 def check_same_optimizer(saved: Mapping[str, Any], recorded: Mapping[str, Any] | None, optimizer: Optimizer) -> None:
-    """Refuse to go on with an optimizer of another class, which would find no use for the state of this one.
+    """Refuse to go on with an optimizer of another class, which could not use the state of this one.
 
     Args:
         saved: its state dict in the checkpoint.

@@ -41,7 +41,7 @@ class TrainingBatches(Sampler[list[Window]]):
     have one shape; an epoch smaller than a batch is one smaller batch.
 
     The position is a number of windows, of all ranks together. So a run may go on with batches of another size, or on
-    another number of ranks: no window of the epoch is left out, and none comes twice but to fill the last batch.
+    another number of ranks: no window of the epoch is left out, and none comes twice except to fill the last batch.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TrainingBatches(Sampler[list[Window]]):
 
     @property
     def batches_done(self) -> int:
-        """Batches of an epoch without those that are left from the position on."""
+        """Batches of an epoch minus those that are left from the position on."""
         return len(self) - self._left
 
     @property

@@ -101,7 +101,7 @@ class LanguageModule(LightningModule):
     def whole_model(self) -> Transformer:
         """The model with all its weights; where they are shared out, every process must call this.
 
-        The first process gets a copy then, the others something without meaning.
+        The first process then gets a copy; what the others get must not be used.
         """
         weights = gathered_weights(self)
         if weights is None:

@@ -22,7 +22,7 @@ PRECISIONS = {
 class Bfloat16Weights(Precision):
     """Trains in bfloat16 throughout, weights included, and updates float32 masters of the weights.
 
-    A bfloat16 has 8 significant bits: a step below a 1/256 of a weight would be rounded away, as most steps are. So the
+    A bfloat16 has 8 significant bits: a step below 1/256 of a weight would be rounded away, as most steps are. So the
     module's parameters stay float32 and are what the optimizer, the gradient norm, an average of the weights and the
     checkpoints see; every forward pass works on bfloat16 copies, and their gradients arrive in float32. Nothing else
     differs from a float32 run, so that one goes on from a checkpoint of the other, and resuming keeps every bit.
@@ -73,7 +73,7 @@ def check_precision(name: str, device: torch.device) -> None:
     if not name.startswith("bf16"):
         return
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError("trainer.precision=bf16 is beyond this GPU, which has no bfloat16; use 16 or 32.")
+        raise UserError("trainer.precision=bf16 needs bfloat16, which this GPU lacks; use 16 or 32.")
     if device.type == "cpu" and not has_native_bfloat16():
         warnings.warn(
             "This CPU emulates bfloat16: training will be 3 to 4 times slower than with trainer.precision=32.",

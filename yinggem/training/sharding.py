@@ -75,7 +75,7 @@ class ShardedStrategy(ModelParallelStrategy):
         set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=WHOLE)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """The same; whole states are numbered as in any other checkpoint."""
+        """Slices of whole states, which are numbered as in any other checkpoint."""
         assert self.model is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_optimizer_state_dict(self.model, optimizer, _by_name(state), options=WHOLE)
@@ -110,7 +110,7 @@ def gathered_weights(module: nn.Module) -> dict[str, Any] | None:
 
 
 def finish_reductions(optimizer: Optimizer) -> None:
-    """Let the steps of an optimizer compute with whole norms and sums: torch's write into them, as no part allows."""
+    """Let an optimizer's step add up norms and sums over the processes before it writes into them, as torch's do."""
     step: Callable[..., Any] = optimizer.step
 
     @functools.wraps(step)
@@ -127,7 +127,7 @@ def finish_reductions(optimizer: Optimizer) -> None:
 
 
 class _WholeReductions(TorchFunctionMode):
-    """Adds up at once what an operation left as one part per process."""
+    """Adds up, right after an operation, what it left as a partial sum on every process."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -83,7 +83,7 @@ class BlockLoader:
         self.position = state["windows"] if "windows" in state else state["position"] * size
         again = self.position % self.batch_size
         if again and self.batches_done < len(self):
-            warnings.warn(f"With another data.batch_size {again} windows of this epoch come twice.", stacklevel=2)
+            warnings.warn(f"With the new data.batch_size, {again} windows of this epoch come twice.", stacklevel=2)
             self.position -= again
 
 

@@ -61,8 +61,8 @@ class Trainer(pl.Trainer):
         **options: as `lightning.pytorch.Trainer`.
 
     Raises:
-        UserError: a precision that is unknown or that the device cannot do; a device there is not; a limit that makes
-            no sense.
+        UserError: a precision that is unknown or that the device cannot do; a device that is not here; a limit that
+            makes no sense.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Trainer(pl.Trainer):
         check_precision(name, self.strategy.root_device)
 
     def fit(self, *arguments: Any, **options: Any) -> None:
-        """As Lightning's; an error while a checkpoint is restored is blamed on the file.
+        """As Lightning's; an error while a checkpoint is restored names the file.
 
         Raises:
             UserError: the checkpoint does not hold what this run needs to go on.
@@ -123,7 +123,7 @@ class Trainer(pl.Trainer):
                 raise
             reason = in_short(error).rstrip(".")
             raise UserError(
-                f"{options.get('ckpt_path')} is not one to continue from: {reason}; use another."
+                f"{options.get('ckpt_path')} cannot be continued from: {reason}; use another checkpoint."
             ) from error
 
     def _run_stage(self) -> Any:

@@ -1,4 +1,4 @@
-"""Are the options of a Trainer such as it can work with? Asked before there is one, so that nothing is begun.
+"""Checks of a Trainer's options, made before there is a Trainer: a run that is refused has begun nothing.
 
 The rule: a value that Lightning would refuse with an exception of its own is refused here by name, with what to write.
 """
@@ -106,7 +106,7 @@ def _check_accelerator(name: Any) -> None:
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Nothing is started yet: refuse more processes than this machine has cores, and waiting for nobody.
+    """Before any process is started: refuse more than there are cores, and nodes that cannot find each other.
 
     Raises:
         UserError: there are too many; the other nodes cannot be found.

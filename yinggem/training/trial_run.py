@@ -32,7 +32,7 @@ def trial_trainer(**options: Any) -> Trainer:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings of the searching machinery; its bar on a terminal only."""
+    """Hides the warnings of Lightning's searches, and their bar unless there is a terminal."""
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
         if not sys.stderr.isatty():

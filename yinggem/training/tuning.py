@@ -23,7 +23,7 @@ from yinggem.training.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet
 
 FOUND = "found.json"
 RATES = (1e-6, 1.0)  # of the learning-rate search
-LARGEST = 4096  # windows in a batch; more has never helped anybody
+LARGEST = 4096  # windows in a batch: where the search ends
 
 
 def tune(cfg: Any, folder: Path, build: Build) -> None:

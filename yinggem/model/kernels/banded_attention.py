@@ -23,7 +23,7 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, window: int, dro
 
 
 class _Banded(torch.autograd.Function):
-    """A function of its own, because backward computes the weights of a chunk again: autograd would keep them all."""
+    """A custom autograd function, because backward computes a chunk's weights again: autograd would keep them all."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:

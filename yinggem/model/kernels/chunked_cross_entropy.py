@@ -17,7 +17,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """A function of its own, because forward takes the gradients too; backward multiplies them by a scalar.
+    """A custom autograd function, because forward takes the gradients too; backward scales them.
 
     So no logits are kept, as autograd would, and no product is computed twice, as recomputing in backward would.
     Softmax and sums are float32, products are in the dtype of `hidden`; the gradients of weight and bias accumulate in

@@ -36,7 +36,7 @@ def _gated(gate_up: Tensor, function: Gate) -> Tensor:
     if torch.is_grad_enabled():
         out: Tensor = _Gated.apply(gate_up, function)
         return out
-    return _multiply(gate_up, function)  # a decoding step is so short that calling an autograd function shows
+    return _multiply(gate_up, function)  # an autograd function would cost a noticeable part of a decoding step
 
 
 def _multiply(gate_up: Tensor, function: Gate) -> Tensor:
@@ -45,7 +45,7 @@ def _multiply(gate_up: Tensor, function: Gate) -> Tensor:
 
 
 class _Gated(torch.autograd.Function):
-    """A function of its own, because backward computes the activation again: autograd would keep it."""
+    """A custom autograd function, because backward computes the activation again: autograd would keep it."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, function: Gate) -> Tensor:
@@ -59,6 +59,6 @@ class _Gated(torch.autograd.Function):
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        grad_up.copy_(ctx.function.forward(gate)).mul_(grad)  # torch.compile loses an `out=` that is a part
+        grad_up.copy_(ctx.function.forward(gate)).mul_(grad)  # torch.compile loses an `out=` that is a slice
         grad_gate.copy_(ctx.function.backward(grad * up, gate))
         return grad_gate_up, None

@@ -116,7 +116,7 @@ class Int8Matrix(QuantizedMatrix):
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "fbgemm"
         try:
-            with warnings.catch_warnings():  # quantised dtypes leave torch one day: has_fbgemm() will be false then
+            with warnings.catch_warnings():  # torch will remove quantised dtypes: has_fbgemm() is false then
                 warnings.simplefilter("ignore")
                 zeros = torch.zeros(len(integers), dtype=torch.long)
                 matrix = torch._make_per_channel_quantized_tensor(integers, self.scale.double(), zeros, 0)

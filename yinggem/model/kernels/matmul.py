@@ -2,9 +2,9 @@
 
 `linear` is for many rows, `prepare_linear` for decoding: products of few rows with the same matrix again and again.
 
-F.linear asks MKL, which is made for Intel's processors. On others it multiplies many rows up to a tenth slower than
-oneDNN, and one or two rows in two to six times the time that reading the matrix takes. On Intel's it is as fast as
-memory at up to three rows, and a tenth to a quarter faster than oneDNN at the gradients (benchmarks/products.py). The
+F.linear calls MKL, which is made for Intel's processors. On others it is up to a tenth slower than oneDNN for many
+rows, and for one or two rows it takes two to six times as long as reading the matrix. On Intel's it is as fast as
+memory for up to three rows, and a tenth to a quarter faster than oneDNN at the gradients (benchmarks/products.py). The
 choice depends on the maker of the processor and the shape, never on a clock, so that a run has the same bits every
 time. Other devices and dtypes, autocast and torch.compile go through F.linear.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 SMALL = 1 << 22  # multiplications below which a call of oneDNN costs more than it saves
 SMALL_MATRIX = 1 << 16  # weights below which a decoding step is fastest by F.linear
 READING_ROWS = 2  # up to here a product is as fast as its matrix is read, and beyond bound by the arithmetic
-MKL_READING_ROWS = 3  # the same for MKL where it is at home
+MKL_READING_ROWS = 3  # the same for MKL on Intel's processors
 
 PreparedLinear = Callable[[Tensor], Tensor]
 
@@ -33,7 +33,7 @@ def has_onednn() -> bool:
 
 @functools.cache
 def prefers_mkl() -> bool:
-    """Whether torch has MKL and this is a processor of its maker."""
+    """Whether torch has MKL and runs on an Intel processor, for which MKL is made."""
     return torch.backends.mkl.is_available() and "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
@@ -72,7 +72,7 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 def prepare_linear(weight: Tensor, bias: Tensor | None, rows: int) -> PreparedLinear | None:
     """What maps x (..., in) of `rows` rows in all to (..., out) fastest; None where `linear` does.
 
-    It holds views of the weight, or a copy laid out for oneDNN, so it is for as long as the weight does not change.
+    It holds views of the weight, or a copy laid out for oneDNN, so it is valid until the weight changes.
     """
     if not is_cpu_float32(weight) or weight.numel() < SMALL_MATRIX or torch.is_autocast_enabled("cpu"):
         return None
@@ -99,7 +99,7 @@ def _split_among_threads(weight: Tensor, bias: Tensor | None) -> PreparedLinear:
     parts_bias, rest_bias = bias[:shared].view(threads, -1, 1), bias[shared:, None]
 
     def product(x: Tensor) -> Tensor:
-        # x.T for every part, in one call; with strides (1, 1) instead of (1, in) a column takes a path far slower
+        # x.T for every part, in one call; with strides (1, 1) instead of (1, in) a column takes a far slower path
         columns = x.contiguous().as_strided((threads, size, x.numel() // size), (0, 1, size))
         y = torch.baddbmm(parts_bias, parts, columns).permute(2, 0, 1)  # (rows, threads, out / threads)
         if shared < out:
@@ -110,7 +110,7 @@ def _split_among_threads(weight: Tensor, bias: Tensor | None) -> PreparedLinear:
 
 
 class _OneDNNLinear(torch.autograd.Function):
-    """A function of its own, because oneDNN's operator has no gradient. The weight's is MKL's, as fast everywhere."""
+    """A custom autograd function, because oneDNN's operator has no gradient. MKL computes the weight's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

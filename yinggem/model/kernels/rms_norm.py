@@ -8,7 +8,7 @@ from torch import Tensor
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., size) / sqrt(mean(x^2) + eps) * weight (size,), reduced in float32 and cast back to x's dtype."""
-    if not torch.is_grad_enabled():  # a decoding step is so short that calling an autograd function shows
+    if not torch.is_grad_enabled():  # an autograd function would cost a noticeable part of a decoding step
         return _normalize(x, weight, eps)[0]
     out: Tensor = _RMSNorm.apply(x, weight, eps)
     return out
@@ -23,7 +23,7 @@ def _normalize(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """A function of its own to keep x and one float32 number a row: torch's composite keeps the normalised copy too."""
+    """A custom autograd function that keeps x and one float32 number a row: torch's keeps the normalised copy too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Turning pairs of numbers, with nothing but the angles to keep for the backward pass."""
+"""Rotating pairs of numbers, keeping only the angles for the backward pass."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """A function of its own, because the gradient is turned back: autograd would keep x in float32, for nothing."""
+    """A custom autograd function, because the gradient needs the angles only: autograd would keep x in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

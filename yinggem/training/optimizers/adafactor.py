@@ -8,7 +8,7 @@ from torch import Tensor
 
 from yinggem.model.kernels.matmul import is_cpu_float32
 
-LARGE = 1 << 19  # elements of a matrix that are worth it
+LARGE = 1 << 19  # elements from which on a matrix is worth the blocks
 BLOCK = 1 << 18  # elements that are worked on at a time: with their gradient they stay in the cache
 
 

@@ -67,7 +67,7 @@ def _accepts(make: Callable[..., Any], name: str) -> bool:
 def _named(group: str, make: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     try:
         return make(*arguments, **more)
-    except Exception as error:  # of a constructor that may be anybody's
+    except Exception as error:  # the constructor may be anybody's
         if isinstance(error, UserError):
             raise
         values = ", ".join(f"{group}.{name}={value}" for name, value in getattr(make, "keywords", {}).items())
