@@ -107,6 +107,7 @@ def one_value(setting: str) -> str:
 TYPED = sorted({command for page in PAGES for command in commands_of(page) if "ckpt_path=" not in command})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TYPED)
 def test_every_command_of_every_page_can_be_typed(command, tmp_path, monkeypatch):
     """Whether or not it is run above: its settings compose, its options exist."""

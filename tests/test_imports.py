@@ -67,6 +67,7 @@ HEAVY = {
 }
 
 
+@pytest.mark.slow
 def test_generating_loads_neither_hydra_nor_lightning(tmp_path):
     code = f"""
 import sys

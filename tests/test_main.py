@@ -44,6 +44,7 @@ def test_what_is_no_command_is_refused_in_one_sentence(name, capsys):
         assert "did you mean generate?" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EARLIER)
 def test_an_earlier_name_goes_on_and_says_what_to_type(name, tmp_path):
     done = prefork.run(["-m", f"yinggem.{name}", "--help"], ROOT)

@@ -21,6 +21,7 @@ def test_importing_the_package_loads_nothing_that_takes_time():
     assert not set(done.stdout.split()) & {"torch", "numpy", "hydra", "lightning", "yaml", "argparse"}
 
 
+@pytest.mark.slow
 def test_training_from_python_is_training_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(TEXT, encoding="utf-8")

@@ -39,6 +39,7 @@ def out_of_reach(run: Path, folder: str = "") -> None:
     path.with_name("new.ckpt").rename(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [
     "moved", "copied",
     *(pytest.param(how, marks=pytest.mark.slow) for how in ("renamed", "earlier", "from Windows", "three best")),
@@ -69,6 +70,7 @@ def test_a_run_that_was_moved_keeps_its_best(place, how):
     assert not [name for name in names if "/" in name or "\\" in name] and str(place) not in repr(state)
 
 
+@pytest.mark.slow
 def test_a_best_file_that_is_gone_is_not_believed(place):
     run = place / "outputs" / "runs" / "one"
     assert here(*RUN, f"hydra.run.dir={run}").status == 0

@@ -63,6 +63,7 @@ def test_a_decay_that_is_none_is_one_sentence(place):
     assert "decay" in here(*AVERAGED, "callbacks.ema.decay=1").refused()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_averaging_is_switched_off_and_on_in_a_run_that_goes_on(place, before):
     """It only watches: the weights that are trained are those of a run that was never averaged."""

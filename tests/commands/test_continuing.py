@@ -66,6 +66,7 @@ def test_a_refused_new_run_leaves_what_was_there(place, refused):
     assert on_disk(place) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])
 def test_no_logger_has_begun_when_a_run_is_refused(place, logger, monkeypatch):
     """Not even where the checkpoint itself is what does not fit."""
@@ -144,6 +145,7 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("mylab", None)
 
 
+@pytest.mark.slow
 def test_groups_of_ones_own_are_recorded_whole(own):
     quick = ["~callbacks.samples", "logger=csv", "trainer.accelerator=cpu"]
     assert here("--config-dir", "mylab/conf", "experiment=mine", *quick).status == 0
@@ -178,6 +180,7 @@ def another_writer(run: Path):
             other.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [
     ["ckpt_path=last"], ["ckpt_path={run}/checkpoints/best.ckpt"], [*SETTINGS, "hydra.run.dir={run}"],
 ], ids=["last", "a checkpoint", "its folder"])  # fmt: skip

@@ -161,6 +161,7 @@ def test_a_sweep_runs_every_combination(text, place):
     assert (results.parent / "comparison.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "words"), [
     (["data.path=nowhere.txt"], ["nowhere.txt"]),
     (["data.path=empty.txt"], ["empty.txt", "empty"]),
@@ -211,6 +212,7 @@ def test_an_unwritable_folder_is_one_sentence(text, place):
     assert "file" in here(*SMALL, f"data.path={text}", "outputs=file/below").refused()
 
 
+@pytest.mark.slow
 def test_the_command_that_comes_next_takes_this_run_and_a_prompt_it_can_read(place, monkeypatch):
     (place / "poem.txt").write_text("the sea is wide\n" * 500)
     options = [*SMALL, "data.path=poem.txt", "tokenizer=char", "trainer.max_steps=2", "outputs='my runs'"]
@@ -245,6 +247,7 @@ def test_a_sample_that_cannot_be_drawn_is_refused_before_the_first_step(setting,
     assert not list(place.glob("outputs/*/*/metrics.csv"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["callbacks=null", "~callbacks", "~logger", "logger=null", "callbacks=[checkpoint]",
                                      "callbacks.samples.prompt=5"])  # fmt: skip
 def test_callbacks_and_loggers_can_be_left_out_whatever_the_experiment_sets_for_them(setting, text, place):
@@ -252,6 +255,7 @@ def test_callbacks_and_loggers_can_be_left_out_whatever_the_experiment_sets_for_
     assert done.status == 0 and not done.err, done
 
 
+@pytest.mark.slow
 def test_a_text_that_has_changed_since_the_checkpoint_is_said(place):
     poem = place / "poem.txt"
     poem.write_text("the sea is wide\n" * 500)
@@ -269,6 +273,7 @@ def test_an_optional_group_can_be_left_out(group, place):
     assert without.status == 0 and (chosen.out == without.out) == (group != "experiment"), without
 
 
+@pytest.mark.slow
 def test_help_and_configuration_are_shown_without_a_trace(place):
     for argument in (["--help"], ["--cfg", "job"]):
         done = here(*argument)

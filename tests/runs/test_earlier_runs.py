@@ -16,6 +16,7 @@ EARLIER = Path(__file__).parents[1] / "data" / "earlier"
 FINISHED = EARLIER / "finished" / "checkpoints" / "best.ckpt"
 
 
+@pytest.mark.slow
 def test_an_earlier_checkpoint_generates(tmp_path):
     command = [ROOT / "generate.py", "--checkpoint", FINISHED, "--prompt", "The ", "--json"]
     done = prefork.run([*command, "--max-new-tokens", "40"], tmp_path)
@@ -32,6 +33,7 @@ def test_an_earlier_checkpoint_has_the_figure_that_its_version_measured(tmp_path
     assert found["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moved", ["outputs/2026-11-26/03-39-39", pytest.param("elsewhere/poems", marks=pytest.mark.slow)]
 )

@@ -93,6 +93,7 @@ SHAPES = {
 FAST = ("accumulating",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "shape"),
     [("adafactor", shape) for shape in FAST]

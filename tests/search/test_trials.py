@@ -186,6 +186,7 @@ def test_every_search_proposes_what_can_be_built(name, place):
     assert done.status == 0 and "2 trials: 2 finished." in done.out, done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "words"), [
     (["sweep=adafactor_lr"], "-m"),
     (["launcher=slurm"], "-m"),

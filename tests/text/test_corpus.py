@@ -325,6 +325,7 @@ def test_other_text_tokenizer_or_split_has_its_own_file(cached, tmp_path):
     assert len(list(folder.glob("*.tokens"))) == count + 4
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_cache_is_made_again(cached, data):

@@ -163,6 +163,7 @@ def test_a_rate_that_rises_again_is_told(trained):
         trained(ADAMW, trapezoid, steps=12, start=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "together"), [(8, 1), (2, 1), (2, 2), (3, 2), (500, 1)])
 @pytest.mark.parametrize("steps", [1, 7])
 def test_batches_of_another_size_go_on_with_the_windows_that_are_left(trained, tmp_path, size, together, steps):

@@ -52,6 +52,7 @@ def end(run: Path) -> dict:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in FAST else pytest.mark.slow) for way in WAYS])
 def test_a_lengthened_run_ends_with_the_bits_of_a_straight_one(place, way):
     settings, *limits = WAYS[way]
@@ -72,6 +73,7 @@ def validated(run: Path) -> list[int]:
     return [int(row[STEP]) for row in rows(run) if row.get("val/loss")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "steps"), [
     (["trainer.max_steps=13"], [10, 13]),
     (["trainer.max_steps=10"], [10]),
@@ -91,6 +93,7 @@ def test_every_run_ends_with_a_validation(place, settings, steps):
         assert f"at step {best}." in done.out and f"Ended after {steps[-1]} steps" in done.out
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_continued_is_left_as_it_was(place):
     """Also where it was killed while it validated its end, which has then to be done again."""
     run = place / "outputs" / "runs" / "one"
@@ -107,6 +110,7 @@ def test_a_finished_run_that_is_continued_is_left_as_it_was(place):
     assert same(before, end(run))
 
 
+@pytest.mark.slow
 def test_the_final_validation_does_not_count_for_patience(place):
     """Every validation is worse than the one before: the third ends the run, the one at its end is none of them."""
     worse = [

@@ -75,6 +75,7 @@ def chosen(optimizer):
     return [*SMALL, "data.path=own.txt", *optimizer_words, *schedule, "callbacks.last.every_n_steps=7"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["Lion", "Unnamed"])
 def test_it_trains_decays_matrices_alone_and_goes_on_with_the_same_bits(place, optimizer):
     words = chosen(optimizer)
@@ -92,6 +93,7 @@ def test_it_trains_decays_matrices_alone_and_goes_on_with_the_same_bits(place, o
     assert {group["lr"] for group in one["optimizer_states"][0]["param_groups"]} == {0.001 * 0.5**3}
 
 
+@pytest.mark.slow
 def test_its_settings_can_be_changed_on_continuing(place):
     first = here(*chosen("Lion"), "trainer.max_steps=8")
     assert first.status == 0, first

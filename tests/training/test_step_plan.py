@@ -21,6 +21,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_rate_falls_to_its_end_in_the_steps_that_were_planned(place):
     done = here(*OPEN, LIMIT, "outputs=one")
     assert done.status == 0, done
@@ -39,6 +40,7 @@ def test_the_rate_falls_to_its_end_in_the_steps_that_were_planned(place):
         assert same(last[0]["state_dict"], last[1]["state_dict"])
 
 
+@pytest.mark.slow
 def test_the_plan_is_kept_and_made_anew_for_another_limit(place):
     done = here(*OPEN, LIMIT)
     assert done.status == 0, done
@@ -52,6 +54,7 @@ def test_the_plan_is_kept_and_made_anew_for_another_limit(place):
     assert json.loads((folder / "found.json").read_text())["trainer.max_time"] == "00:00:00:06"
 
 
+@pytest.mark.slow
 def test_a_schedule_without_an_end_needs_no_plan(place):
     done = here(*OPEN, "trainer.max_time=00:00:00:01", "scheduler=constant")
     assert done.status == 0 and "Planned" not in done.out, done
