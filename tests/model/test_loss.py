@@ -127,5 +127,17 @@ def test_a_second_backward_fails_rather_than_lies() -> None:
 
 
 def test_a_reduction_that_is_not_offered_is_refused() -> None:
-    with pytest.raises(ValueError, match="none"):
-        next_token_loss(torch.zeros(2, 4), torch.zeros(5, 4), torch.tensor([0, 1]), reduction="none")
+    with pytest.raises(ValueError, match="max"):
+        next_token_loss(torch.zeros(2, 4), torch.zeros(5, 4), torch.tensor([0, 1]), reduction="max")
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 25])
+def test_losses_of_single_tokens_have_no_gradient_and_those_of_the_mean(chunk: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("yinggem.model.kernels.chunked_cross_entropy.CHUNK_ELEMENTS", chunk)
+    hidden, weight, targets, bias = inputs()
+    losses = next_token_loss(hidden, weight, targets, bias, "none")
+    assert losses.shape == targets.shape and not losses.requires_grad
+    plain = torch.nn.functional.cross_entropy(
+        (hidden @ weight.T + bias).flatten(0, 1), targets.flatten(), reduction="none"
+    )
+    torch.testing.assert_close(losses.flatten(), plain.detach())

@@ -19,7 +19,6 @@ from yinggem.text.windows import Ids, cut_windows, evaluation_batches
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
 METRICS = ("loss", "perplexity", "bits_per_byte")  # properties of Evaluation: a new one is a property and its name here
-LOGITS = 256  # tokens whose logits exist at once
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,7 @@ def nats_of_tokens(model: Transformer, ids: Tensor, context_length: int) -> Tens
     device, found = model.norm.weight.device, []
     for start in range(0, len(ids) - 1, context_length):
         block = ids[start : start + context_length + 1].to(device)
-        hidden, targets = model.hidden(block[None, :-1])[0], block[1:, None]
-        for rows, wanted in zip(hidden.split(LOGITS), targets.split(LOGITS), strict=True):
-            found.append(-model.head(rows).float().log_softmax(-1).gather(1, wanted)[:, 0].cpu().double())
+        found.append(model.loss(block[None, :-1], block[None, 1:], reduction="none")[0].cpu().double())
     return torch.cat(found)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from yinggem.model.kernels.chunked_cross_entropy import chunked_cross_entropy
+from yinggem.model.kernels.chunked_cross_entropy import chunked_cross_entropy, token_cross_entropy
 
 
 def next_token_loss(
@@ -13,20 +13,23 @@ def next_token_loss(
 
     Args:
         hidden: (B, T, D) or (N, D); weight: (V, D); targets: (B, T) or (N,) ids; bias: (V,) or None.
-        reduction: "mean" over every target, or "sum".
+        reduction: "mean" over every target, "sum", or "none": one loss a target, without gradients.
 
     Returns:
-        A float32 scalar (float64 for float64 inputs).
+        A float32 scalar (float64 for float64 inputs), or as many as `targets`, in its shape.
 
     Raises:
-        ValueError: any other reduction; losses of single tokens are not kept.
+        ValueError: any other reduction.
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be mean or sum, not {reduction!r}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be mean, sum or none, not {reduction!r}")
+    shape = targets.shape
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     hidden, targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
     scale = 1.0 / targets.numel() if reduction == "mean" else 1.0
     with torch.autocast(device, enabled=False):
+        if reduction == "none":
+            return token_cross_entropy(hidden, weight, targets, bias).reshape(shape)
         return chunked_cross_entropy(hidden, weight, targets, bias, scale)

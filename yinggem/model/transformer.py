@@ -109,12 +109,12 @@ class Transformer(nn.Module):
         return logits
 
     def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross-entropy in nats of the predictions after `tokens` (B, T) against `targets` (B, T), a scalar.
+        """Cross-entropy in nats of the predictions after `tokens` (B, T) against `targets` (B, T).
 
         It is that of `forward`'s logits, computed in chunks: (B * T, V) logits never exist at once.
 
         Args:
-            reduction: "mean" over every target, or "sum".
+            reduction: "mean" over every target, "sum", or "none": (B, T), without gradients.
         """
         return next_token_loss(self.hidden(tokens), self.head.weight, targets, self.head.bias, reduction)
 

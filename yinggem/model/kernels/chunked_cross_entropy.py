@@ -16,6 +16,17 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias:
     return out
 
 
+@torch.no_grad()
+def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
+    """(N,) cross-entropies of hidden (N, D) by weight (V, D) and bias (V,) against targets (N,), without gradients."""
+    matrix, offset = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+    wide, size, found = torch.promote_types(hidden.dtype, torch.float32), max(1, CHUNK_ELEMENTS // len(weight)), []
+    for rows, ids in zip(hidden.split(size), targets[:, None].split(size), strict=True):
+        logits = linear_without_grad(rows, matrix, offset).to(wide)
+        found.append(torch.log_softmax(logits, dim=-1, out=logits).gather(1, ids).neg_()[:, 0])
+    return torch.cat(found)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """A custom autograd function, because forward takes the gradients too; backward scales them.
 
