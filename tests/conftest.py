@@ -14,9 +14,11 @@ import torch
 
 from yinggem.common.processors import usable_cores
 
-# Where the tests are started in the background of a shell they are told to ignore Ctrl-C, and so would be every process
-# that they start and send one.
+# Where the tests are started in the background of a shell, or by nohup, they are told to ignore Ctrl-C or SIGHUP, and
+# so would be every process that they start and send one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure() -> None:
@@ -36,10 +38,13 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the heavy peers, unless `-m` speaks of them: their packages need not even be installed."""
-    if "peers" not in config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("peers")])
-        items[:] = [item for item in items if not item.get_closest_marker("peers")]
+    """Leave out the heavy peers, unless `-m` names them (their packages need not even be installed), and what only
+    `make soak` tries."""
+    left_out = {"peers"} - set(config.option.markexpr.split())
+    left_out |= set() if os.environ.get("YINGGEM_SOAK") else {"soak"}
+    for name in left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(name)])
+        items[:] = [item for item in items if not item.get_closest_marker(name)]
 
 
 @pytest.fixture(scope="session")

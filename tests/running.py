@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import prefork
+import pytest
 import torch
 
 from yinggem.commands.train import TrainCommand
@@ -27,6 +28,13 @@ SMALL = [
 def sized(short: int, long: int) -> int:
     """How often a test tries what may go wrong at random: enough to prove the point, or as long as `make soak` asks."""
     return long if os.environ.get("YINGGEM_SOAK") else short
+
+
+def soaked(values: Iterable[Any], always: Collection[Any]) -> list[Any]:
+    """Parameters of which only some are tried by `make test`, and all by `make soak`."""
+    listed = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [() if (value if len(value) > 1 else value[0]) in always else pytest.mark.soak for value in listed]
+    return [pytest.param(*value, marks=mark) for value, mark in zip(listed, marks, strict=True)]
 
 
 class Done(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 import prefork
 import pytest
 import torch
-from running import ROOT, SMALL, TEXT, elsewhere, here, newest
+from running import ROOT, SMALL, TEXT, elsewhere, here, newest, soaked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from yinggem.inference.checkpoint import load_model, read_checkpoint
@@ -121,7 +121,7 @@ def test_one_batch_is_learnt_by_heart(text, place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
+@pytest.mark.parametrize("optimizer", soaked(["muon", "adafactor"], ["muon"]))
 def test_a_shortened_speedrun_learns_more_than_how_often_a_character_comes(optimizer, text, place):
     settings = ["experiment=speedrun_char", "data=text", f"data.path={text}", f"optimizer={optimizer}"]
     done = here(*settings, "trainer.accelerator=cpu", "trainer.max_steps=60", "trainer.val_check_interval=60")

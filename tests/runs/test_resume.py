@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from running import same
+from running import same, soaked
 from torch.optim.lr_scheduler import StepLR
 
 from yinggem.callbacks.last_checkpoint import LastCheckpoint
@@ -90,16 +90,13 @@ SHAPES = {
     "accumulating, steps of an epoch": {"accumulate_grad_batches": 2, "val_check_interval": 3},
     "by steps": {"max_epochs": -1, "max_steps": 17, "val_check_interval": 5, "check_val_every_n_epoch": None},
 }
-FAST = ("accumulating",)
+CASES = [("adafactor", shape) for shape in SHAPES]
+CASES += [(optimizer, "every 3 steps") for optimizer in ("adamw", "muon", "stepped")]
+ALWAYS = [("adafactor", "accumulating"), ("adafactor", "by epochs"), ("muon", "every 3 steps")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("optimizer", "shape"),
-    [("adafactor", shape) for shape in FAST]
-    + [pytest.param("adafactor", shape, marks=pytest.mark.slow) for shape in SHAPES if shape not in FAST]
-    + [pytest.param(optimizer, "every 3 steps", marks=pytest.mark.slow) for optimizer in ("adamw", "muon", "stepped")],
-)
+@pytest.mark.parametrize(("optimizer", "shape"), soaked(CASES, ALWAYS))
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_continued_after_any_step_ends_with_the_same_bits(tmp_path, optimizer, shape):
     corpus = tmp_path / "text.txt"

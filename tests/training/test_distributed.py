@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import elsewhere, here, newest
+from running import elsewhere, here, newest, soaked
 
 from yinggem.inference.checkpoint import load_model
 from yinggem.runs.metrics_file import read_metrics
@@ -101,7 +101,7 @@ def begun(corpus, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", soaked([1, 2], [1]))
 def test_a_run_of_two_processes_continues_on_one_or_two(begun, alone, tmp_path, devices):
     folder = shutil.copytree(begun, tmp_path / "run")
     more = ["trainer.devices=2"] if devices == 2 else ["trainer=default", "trainer.devices=1", "data.batch_size=8"]
@@ -192,7 +192,7 @@ class Group:
 FOREVER = ["trainer.max_steps=100000", "trainer.val_check_interval=50", "callbacks.last.every_n_steps=10"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", soaked([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM]))
 def test_a_stop_of_one_process_stops_all_after_the_same_step(corpus, tmp_path, number):
     group = Group(tmp_path / "run", corpus, *FOREVER)
     group.wait_for_steps()

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from running import SMALL, TEXT, here, same
+from running import SMALL, TEXT, here, same, soaked
 
 from yinggem.inference.checkpoint import read_checkpoint
 from yinggem.runs.metrics_file import STEP, depends_on_machine
@@ -26,7 +26,7 @@ WAYS = {
     "epochs": ([*EPOCHS, "trainer.check_val_every_n_epoch=2"], ["trainer.max_epochs=3"], ["trainer.max_epochs=5"]),
     "a worse end": (["optimizer=adamw", "optimizer.lr=0.5"], ["trainer.max_steps=13"], ["trainer.max_steps=22"]),
 }  # fmt: skip
-FAST = ("steps", "before the first validation")
+ALWAYS = ["steps", "before the first validation", "twice", "averaged"]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def end(run: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in FAST else pytest.mark.slow) for way in WAYS])
+@pytest.mark.parametrize("way", soaked(WAYS, ALWAYS))
 def test_a_lengthened_run_ends_with_the_bits_of_a_straight_one(place, way):
     settings, *limits = WAYS[way]
     straight = here(*RUN, *settings, *limits[-1], "hydra.run.dir=outputs/runs/straight")
