@@ -1,6 +1,8 @@
 """Naive code that says what the fast code must compute: loops and full matrices, straight from the definitions."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -73,3 +75,40 @@ def nats_one_by_one(model: nn.Module, ids: np.ndarray, context: int) -> float:
             logits = model(torch.from_numpy(ids[start:t].astype(np.int64))[None])[0, -1]
             total -= logits.double().log_softmax(-1)[int(ids[t])].item()
     return total
+
+
+def kneser_ney(text: Sequence[int], vocab_size: int, longest: int, context: Sequence[int], token: int) -> float:
+    """Interpolated Kneser-Ney with three discounts, by dictionaries; the text is a ring."""
+    ring = [text[i % len(text)] for i in range(len(text) + longest - 1)]
+    grams = [Counter(tuple(ring[i : i + n]) for i in range(len(text))) for n in range(1, longest + 2)]
+    probability = 1 / vocab_size
+    for n in range(1, longest + 1):
+        if n - 1 > len(context):
+            break
+        counts = grams[n - 1] if n == longest else Counter(gram[1:] for gram in grams[n])
+        ones, twos, threes, fours = (max(1, sum(c == k for c in counts.values())) for k in (1, 2, 3, 4))
+        share = ones / (ones + 2 * twos)
+        free = [1 - 2 * share * twos / ones, 2 - 3 * share * threes / twos, 3 - 4 * share * fours / threes]
+        discounts = [0.0, *(min(max(d, m / 20), m) for d, m in zip(free, (0.95, 1.9, 2.85), strict=True))]
+        before = tuple(context[len(context) - n + 1 :])
+        after = {gram[-1]: c for gram, c in counts.items() if gram[:-1] == before}
+        if not after:
+            break
+        total, kept_back = sum(after.values()), sum(discounts[min(c, 3)] for c in after.values())
+        own = after.get(token, 0)
+        probability = (max(own - discounts[min(own, 3)], 0) + kept_back * probability) / total
+    return probability
+
+
+def witten_bell(counted: Sequence[int], context: Sequence[int], vocab_size: int, longest: int, token: int) -> float:
+    """Witten and Bell's method C by lists: what followed the last tokens of the context among `counted`."""
+    probability = 1 / vocab_size
+    for n in range(min(longest, len(context)) + 1):
+        after = [
+            counted[i] for i in range(n, len(counted)) if list(counted[i - n : i]) == list(context[len(context) - n :])
+        ]
+        if not after:
+            break
+        different = len(set(after))
+        probability = (after.count(token) + different * probability) / (len(after) + different)
+    return probability

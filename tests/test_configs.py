@@ -32,7 +32,7 @@ KINDS = {
     "logger": Logger, "profiler": Profiler, "trainer": Trainer, "optimizer": torch.optim.Optimizer,
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
 }  # fmt: skip
-DIFFS = {"experiment", "debug", "sweep", "launcher"}
+DIFFS = {"memory", "experiment", "debug", "sweep", "launcher"}
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow"}  # what a choice needs beyond the package
 
 

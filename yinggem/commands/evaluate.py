@@ -3,16 +3,19 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import evaluate, trained_context_length
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
-from yinggem.text.corpus import NAMED
+from yinggem.text.corpus import NAMED, TokenizedSplit
 from yinggem.text.text_record import TextRecord, open_recorded_text
 
 
@@ -31,6 +34,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
         help="share of the validation split, the end of the text (default: as in the run, or 0.1)")
     add("--context-length", type=whole_number(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole_number(1), default=8, metavar="N", help="windows at once (default: 8)")
+    add("--adaptive", action="store_true", help="count all that stands before a token in the split, not in its window")
     add("--quantize", choices=QUANTIZATIONS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--json", action="store_true", help="print one JSON object")
@@ -52,7 +56,14 @@ def main(arguments: list[str] | None = None) -> None:
     if text.source == "streaming" and options.split != "val":
         raise UserError(f"--split {options.split} is for texts; of token shards only the validation part is evaluated.")
     ids = split.train + split.val if options.split == "all" else getattr(split, options.split)
-    figures = evaluate(model, ids, split.token_bytes, context_length, options.batch_size).to_dict()
+    memory = memory_to_compare(options, path, split)
+    if options.adaptive and memory is None:
+        raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
+    about_text = (model, ids, split.token_bytes, context_length, options.batch_size)
+    if memory is None:
+        figures: dict[str, float] = evaluate(*about_text).to_dict()
+    else:
+        figures = evaluate_with_counting(*about_text, memory, options.adaptive).to_dict()
     if options.json:
         settings = {"val_fraction": text.val_fraction, "split_by": text.split_by, "context_length": context_length}
         about = {"checkpoint": str(path), "data": text.name, "split": options.split, **settings}
@@ -61,6 +72,19 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'text':14} {text.name}, {described_split(text, options.split)}")
     for name, value in figures.items():
         print(f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}")
+
+
+def memory_to_compare(options: argparse.Namespace, path: Path, split: TokenizedSplit) -> NgramMemory | None:
+    """What counting knows of the training text: from the checkpoint, or from the text of the run.
+
+    None for text that may have been counted itself, and where the training text is not at hand.
+    """
+    if options.split != "val":
+        return None
+    memory = load_memory(path)
+    if memory is None and options.data is None and len(split.train):
+        memory = NgramMemory(split.train[:], len(split.token_bytes))
+    return memory
 
 
 def text_to_evaluate(options: argparse.Namespace, entry: dict[str, Any]) -> TextRecord:

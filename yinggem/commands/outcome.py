@@ -9,10 +9,13 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from yinggem.callbacks.metrics_csv import MetricsCSV
+from yinggem.callbacks.ngram_memory import Memory
 from yinggem.callbacks.tensorboard import TensorBoard
 from yinggem.commands.hyperparameters import hyperparameters, main_hyperparameters
-from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import BEST, LAST, checkpoint
 from yinggem.runs.result import write_result
@@ -32,7 +35,9 @@ class Outcome:
         model: what was evaluated; None with trainer.fast_dev_run, and in every process but the first.
         step: the optimizer step after which its weights were taken.
         checkpoint: its file; None where no checkpoint was wanted, so that it is the last weights.
-        figures: as `Evaluation.to_dict`.
+        figures: as `Evaluation.to_dict`, or `Comparison.to_dict` where counting was measured as well.
+        counted: tokens of the training split that were counted; 0 where none were.
+        holds_text: whether the checkpoint holds the training text.
     """
 
     objective: float
@@ -42,10 +47,18 @@ class Outcome:
     step: int = 0
     checkpoint: Path | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+    holds_text: bool = False
 
 
-def evaluate_run(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path) -> Outcome:
-    """Evaluate the best checkpoint on the whole validation text; the last weights where no checkpoint was wanted."""
+def evaluate_run(
+    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, baseline: bool = True
+) -> Outcome:
+    """Evaluate the best checkpoint on the whole validation text; the last weights where no checkpoint was wanted.
+
+    Args:
+        baseline: whether to measure what counting the training text reaches, too. A run with a memory always does.
+    """
     ended, steps = why_it_ended(trainer), trainer.global_step
     monitored = float(trainer.callback_metrics.get("val/bits_per_byte", math.nan))
     if trainer.fast_dev_run or data.split is None:  # type: ignore[attr-defined]
@@ -59,10 +72,25 @@ def evaluate_run(trainer: pl.Trainer, module: LanguageModule, data: TextDataModu
     if kept is not None:
         model, _ = load_model(kept, module.device)
         step = int(read_checkpoint(kept)["global_step"])
-    figures = evaluate(
-        model, data.split.val, data.split.token_bytes, data.eval_context_length, data.eval_batch_size
-    ).to_dict()
-    return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures)
+    split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
+    memory = memory_of(trainer, kept)
+    holds_text = memory is not None
+    if memory is None and baseline and len(split.train):  # that of token shards is never read whole
+        memory = NgramMemory(split.train[:], data.tokenizer.vocab_size)
+    if memory is None:
+        figures: dict[str, float] = evaluate(model, split.val, split.token_bytes, *sizes).to_dict()
+    else:
+        figures = evaluate_with_counting(model, split.val, split.token_bytes, *sizes, memory).to_dict()
+    counted = len(memory.counted) if memory else 0
+    return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures, counted, holds_text)
+
+
+def memory_of(trainer: pl.Trainer, kept: Path | None) -> NgramMemory | None:
+    """The memory of the checkpoint that is kept, or of the run where none is; None where it trains without one."""
+    if kept is not None:
+        return load_memory(kept)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.memory for callback in callbacks if isinstance(callback, Memory)), None)
 
 
 def why_it_ended(trainer: pl.Trainer) -> str:
@@ -102,7 +130,8 @@ def record_outcome(outcome: Outcome, trainer: pl.Trainer, config: dict[str, Any]
     if not outcome.figures:
         return
     ran = {"steps": outcome.steps, "best_step": outcome.step, "ended": outcome.ended}
-    write_result(folder, outcome.figures | ran)
+    counted = {"counted_tokens": outcome.counted} if outcome.counted else {}
+    write_result(folder, outcome.figures | counted | ran)
     results = {f"final/{name}": outcome.figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
     parameters = main_hyperparameters(hyperparameters(config, folder), folder)
     for logger in trainer.loggers:

@@ -7,7 +7,7 @@ import os
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint, save_model
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
 
@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     model, tokenizer = load_model(path, quantization=options.quantize)
     entry = read_checkpoint(path)["yinggem"]
     kept = {name: entry[name] for name in ("context_length", "data") if name in entry}
-    save_model(options.output, model, tokenizer, **kept)
+    memory = load_memory(path)
+    save_model(options.output, model, tokenizer, memory, **kept)
+    if memory:
+        print("The training text is in it, compressed, for its memory.")
     before, after = os.path.getsize(path), os.path.getsize(options.output)
     print(f"{options.output}: {after / 1e6:.1f} MB, {path}: {before / 1e6:.1f} MB")

@@ -125,7 +125,22 @@ def print_outcome(
         f"perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte, "
         f"at step {outcome.step:,}."
     )
+    if outcome.counted:
+        print(counting_line(outcome, data.train_tokens + data.held_out))
+    if outcome.holds_text:
+        print("The checkpoint holds the training text, compressed, for its memory; memory=none leaves it out.")
     print_what_is_there(folder, outcome.checkpoint, data)
+
+
+def counting_line(outcome: Outcome, tokens: int) -> str:
+    """What counting reaches, beside the network's figure."""
+    figures = outcome.figures
+    part = f" (of its last {outcome.counted:,} tokens)" if outcome.counted < tokens else ""
+    alone, together = (figures[f"{who}_bits_per_byte"] for who in ("counting", "together"))
+    return (
+        f"Counting what stands in the training text{part} reaches {alone:.4f} bits per byte without a network, "
+        f"both together {together:.4f}."
+    )
 
 
 def print_what_is_there(folder: Path, best: Path | None, data: TextDataModule) -> None:

@@ -224,7 +224,7 @@ class TrainCommand:
         prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))
         print_beginning(trainer, module, data, folder)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
-        outcome = evaluate_run(trainer, module, data, folder)
+        outcome = evaluate_run(trainer, module, data, folder, bool(cfg.get("baseline", True)))
         record_outcome(outcome, trainer, config, folder)
         print_outcome(outcome, trainer, module, data, folder, run)
         return outcome.objective
@@ -279,6 +279,9 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     for name in ("logger", "callbacks"):  # a part without a target is left out: an experiment has settings for it
         parts[name] = [make(one) for one in (cfg.get(name) or {}).values() if one and "_target_" in one]
     check_monitors(parts["callbacks"])
+    if memory := make(cfg.get("memory")):
+        data.hold_out(memory.tokens_held_out(data.train_tokens))
+        parts["callbacks"].insert(0, memory)  # it fits to the weights that are validated, be they averages
     return make(cfg.trainer, **parts, processes=processes, default_root_dir=cfg.run_dir), module, data
 
 

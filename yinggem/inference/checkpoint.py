@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_utf8, write_atomically
 from yinggem.inference.verification import refusal, verify
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 from yinggem.model.quantization import count_weights, makes_finite_weights, quantization_of, quantize
@@ -35,13 +36,48 @@ def metadata(config: ModelConfig, tokenizer: Tokenizer, **more: Any) -> dict[str
     return {"format": FORMAT, "model_config": config.to_dict(), "tokenizer": tokenizer.state_dict(), **more}
 
 
-def save_model(path: str | Path, model: Transformer, tokenizer: Tokenizer, **more: Any) -> None:
-    """Write a checkpoint of the weights alone, which `load_model` and generate.py read like any other."""
+def save_model(
+    path: str | Path, model: Transformer, tokenizer: Tokenizer, memory: NgramMemory | None = None, **more: Any
+) -> None:
+    """Write a checkpoint of the weights alone, which `load_model` and generate.py read like any other.
+
+    Args:
+        memory: goes with the weights; with it the file holds the training text.
+    """
     weights = {PREFIX + name: tensor.detach() for name, tensor in model.state_dict().items()}
     kind = quantization_of(model)
     more |= {"quantization": kind} if kind else {}
     content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
-    write_checkpoint(path, content)
+    write_checkpoint(path, content | (memory_entry(memory) if memory else {}))
+
+
+def memory_entry(memory: NgramMemory) -> dict[str, Any]:
+    """What a checkpoint's dict holds of a memory."""
+    ids = torch.frombuffer(bytearray(memory.compressed_ids), dtype=torch.uint8)
+    return {"memory": memory.to_dict() | {"ids": ids}}
+
+
+def load_memory(path: str | Path) -> NgramMemory | None:
+    """The memory of a checkpoint; None where it has none.
+
+    Raises:
+        UserError: as `read_checkpoint`, and where the memory is damaged or not that of the model's tokenizer.
+    """
+    checkpoint = read_checkpoint(path)
+    entry = checkpoint.get("memory")
+    if entry is None:
+        return None
+    ids = entry.get("ids") if isinstance(entry, dict) else None
+    if not isinstance(ids, Tensor) or ids.dtype != torch.uint8 or ids.dim() != 1 or ids.device.type != "cpu":
+        raise refusal(path, "has a damaged memory")
+    try:
+        memory = NgramMemory.from_dict(entry, ids.numpy().tobytes())
+        config = ModelConfig.from_dict(checkpoint["yinggem"].get("model_config"))
+    except UserError as error:
+        raise refusal(path, f"cannot be read ({str(error).rstrip('.')})") from None
+    if memory.vocab_size != config.vocab_size:
+        raise refusal(path, f"has the memory of another tokenizer: {memory.vocab_size} tokens for {config.vocab_size}")
+    return memory
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:

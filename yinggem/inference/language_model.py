@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
 from yinggem.inference.completion import complete
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_context_length
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
@@ -46,10 +47,13 @@ class LanguageModel:
     Args:
         model: in eval mode.
         context_length: tokens per window in which a text is scored.
+        memory: what counting knows of the training text; None: the network is alone.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, context_length: int) -> None:
-        self.model, self.tokenizer, self.context_length = model, tokenizer, context_length
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.context_length, self.memory = model, tokenizer, context_length, memory
 
     @classmethod
     def from_checkpoint(
@@ -65,7 +69,7 @@ class LanguageModel:
             UserError: as `load_model`, and a device that this machine does not have.
         """
         model, tokenizer = load_model(path, choose_device(device), quantization=quantization)
-        return cls(model, tokenizer, trained_context_length(read_checkpoint(path)["yinggem"]))
+        return cls(model, tokenizer, trained_context_length(read_checkpoint(path)["yinggem"]), load_memory(path))
 
     @property
     def config(self) -> ModelConfig:
@@ -109,7 +113,7 @@ class LanguageModel:
         return (piece for _, piece, _ in pieces if piece)
 
     def score(self, text: str) -> Score:
-        """How well the model predicts a text; the sums are those of `yinggem evaluate`.
+        """How well the model predicts a text, with its memory if it has one; the sums are those of `yinggem evaluate`.
 
         Raises:
             UserError: the tokenizer cannot encode the text, or makes less than two tokens of it.
@@ -117,10 +121,21 @@ class LanguageModel:
         ids = self.tokenizer.encode_array(text)
         if len(ids) < 2:
             raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; score a longer one.")
-        nats = nats_of_tokens(self.model, torch.from_numpy(ids.astype(np.int64)), self.context_length).tolist()
+        nats = self._nats(ids.astype(np.int64)).tolist()
         size = int(self.tokenizer.token_byte_lengths[ids[1:]].sum(dtype=np.int64))
         tokens = [
             ScoredToken(self.tokenizer.decode([token]), value)
             for token, value in zip(ids[1:].tolist(), nats, strict=True)
         ]
         return Score(sum(nats), Evaluation(sum(nats), len(nats), size).bits_per_byte, tokens)
+
+    def _nats(self, ids: np.ndarray) -> np.ndarray:
+        """(N - 1,) float64: of every one of ids (N,) but the first."""
+        network = nats_of_tokens(self.model, torch.from_numpy(ids), self.context_length).numpy()
+        if self.memory is None:
+            return network
+        found = []
+        for start in range(0, len(network), self.context_length):
+            row, nats = ids[start : start + self.context_length + 1], network[start : start + self.context_length]
+            found.append(self.memory.score(row[None], nats[None])[1][0])
+        return np.concatenate(found)

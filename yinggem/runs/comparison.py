@@ -15,6 +15,8 @@ from yinggem.runs.metrics_file import STEP, read_metrics
 from yinggem.runs.record import read_overrides
 from yinggem.runs.result import OBJECTIVE, read_result
 
+BESIDE = ("counting", "together")  # bits per byte of counting alone, and of network and counting together
+
 
 @dataclass(frozen=True)
 class Run:
@@ -98,9 +100,11 @@ def distinguishing(runs: list[Run]) -> list[str]:
 def rows(runs: list[Run]) -> list[dict[str, Any]]:
     """One row per run: what differs, how good it is, where it is."""
     names = distinguishing(runs)
+    beside = [name for name in BESIDE if any(f"{name}_{OBJECTIVE}" in entry.result for entry in runs)]
     return [
         {name: entry.overrides.get(name, "") for name in names}
         | {OBJECTIVE: entry.bits_per_byte if math.isfinite(entry.bits_per_byte) else ""}
+        | {name: entry.result.get(f"{name}_{OBJECTIVE}", "") for name in beside}
         | {"val/loss": entry.loss, "perplexity": entry.result.get("perplexity", "")}
         | {"steps": entry.steps, "state": entry.state, "folder": str(entry.folder)}
         for entry in runs

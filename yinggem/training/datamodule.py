@@ -195,6 +195,7 @@ class TextDataModule(LightningDataModule):
         self.eval_context_length, self.eval_batch_size = eval_context_length, eval_batch_size
         self.val_fraction, self.split_by, self.seed, self.num_workers = val_fraction, split_by, seed, num_workers
         self.split: TokenizedSplit | None = None
+        self.held_out = 0  # tokens at the end of the training split that no window reaches
         self._text_fingerprint = ""
         self._training: Any = None
         self._position: dict[str, Any] = {}
@@ -225,8 +226,13 @@ class TextDataModule(LightningDataModule):
 
     @property
     def train_tokens(self) -> int:
-        """Tokens of the training split."""
-        return len(self._tokenized().train)
+        """Tokens of the training split that are trained on."""
+        return len(self._tokenized().train) - self.held_out
+
+    def hold_out(self, tokens: int) -> None:
+        """Train on all but the last so many tokens of the training split; on all, where nothing would be left."""
+        left = len(self._tokenized().train) - tokens
+        self.held_out = tokens if left > self.context_length else 0
 
     @property
     def train_windows(self) -> int:
@@ -243,7 +249,7 @@ class TextDataModule(LightningDataModule):
         split, (rank, ranks) = self._tokenized(), self._place()
         repeat = bool(getattr(self.trainer, "overfit_batches", 0))
         batches = TrainingBatches(
-            len(split.train), self.context_length, self.batch_size, self.seed, rank, ranks, repeat
+            self.train_tokens, self.context_length, self.batch_size, self.seed, rank, ranks, repeat
         )
         return self._continued(TrainingLoader(split.train, batches, **self._loading()))
 

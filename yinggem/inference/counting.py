@@ -1,0 +1,84 @@
+"""A text as the network predicts it, as counting alone does, and as both together do, in the same windows."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from yinggem.common.errors import UserError
+from yinggem.common.progress_bar import show_progress
+from yinggem.inference.evaluation import Evaluation
+from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.model.transformer import Transformer
+from yinggem.text.windows import Ids, cut_windows, evaluation_batches
+
+MOST_ADAPTIVE = 1 << 24  # tokens that are counted in one piece
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Three evaluations of the same tokens."""
+
+    network: Evaluation = field(default_factory=Evaluation)
+    counting: Evaluation = field(default_factory=Evaluation)
+    together: Evaluation = field(default_factory=Evaluation)
+
+    def __add__(self, other: "Comparison") -> "Comparison":
+        return Comparison(self.network + other.network, self.counting + other.counting, self.together + other.together)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The network's figures under their names, and beside them what counting and both together reach."""
+        beside = {"counting": self.counting, "together": self.together}
+        kinds = ("loss", "bits_per_byte")
+        figures = {f"{who}_{kind}": getattr(one, kind) for who, one in beside.items() for kind in kinds}
+        return self.network.to_dict() | figures
+
+
+@torch.inference_mode()
+def evaluate_with_counting(
+    model: Transformer,
+    ids: Ids,
+    token_bytes: np.ndarray,
+    context_length: int,
+    batch_size: int,
+    memory: NgramMemory,
+    adaptive: bool = False,
+) -> Comparison:
+    """As `yinggem.inference.evaluation.evaluate`, by the network, by counting, and by both.
+
+    Args:
+        memory: of the training text; what stands before a token in its window is counted as well.
+        adaptive: count all that stands before a token in `ids`, as compressors do, and not its window alone. The
+            network reads windows all the same.
+
+    Raises:
+        UserError: there is nothing to predict; `adaptive` with more than MOST_ADAPTIVE tokens.
+    """
+    if len(ids) < 2:
+        raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
+    if adaptive and len(ids) > MOST_ADAPTIVE:
+        raise UserError(f"--adaptive counts up to {MOST_ADAPTIVE:,} tokens, and these are {len(ids):,}; leave it out.")
+    device, total, pieces = model.norm.weight.device, Comparison(), []
+    with show_progress("Evaluating", len(ids) - 1) as advance:
+        for windows in evaluation_batches(len(ids), context_length, batch_size):
+            rows = cut_windows(ids, windows)
+            block = torch.from_numpy(rows).to(device)
+            nats = model.loss(block[:, :-1], block[:, 1:], reduction="none").cpu().double().numpy()
+            if adaptive:
+                pieces.append(nats.ravel())
+            else:
+                total += compared(rows, nats, token_bytes, memory)
+            advance(rows[:, 1:].size)
+    return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory) if adaptive else total
+
+
+def compared(rows: np.ndarray, nats: np.ndarray, token_bytes: np.ndarray, memory: NgramMemory) -> Comparison:
+    """Of rows[:, 1:] in `rows` (B, T + 1) of ids.
+
+    Args:
+        nats: (B, T) float64, the network's.
+    """
+    tokens, size = nats.size, int(token_bytes[rows[:, 1:]].sum(dtype=np.int64))
+    alone, together = memory.score(rows, nats)
+    return Comparison(*(Evaluation(float(each.sum()), tokens, size) for each in (nats, alone, together)))
