@@ -51,10 +51,11 @@ def window_distribution(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (V,) of every id after `context` (N,), by what followed its last tokens in `counted` (M,).
 
-    As `score_windows`, which counts the context itself: then both are the same tokens.
+    As `score_windows`, which counts the context itself: then both are the same tokens. Numbers from `vocab_size` on in
+    `counted` stand for tokens that are not to be counted, and end the contexts around them.
     """
     probability, features = np.full(vocab_size, 1 / vocab_size), np.zeros(FEATURES)
-    places = np.arange(len(counted))  # of tokens that follow the last `order` tokens of the context
+    places = np.flatnonzero(counted < vocab_size)  # of tokens that follow the last `order` tokens of the context
     for order in range(min(longest, len(context)) + 1):
         if order:
             places = places[places >= order]

@@ -1,0 +1,66 @@
+"""The memory while generating: the network's probabilities mixed with what counting says, before every filter."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yinggem.common.errors import UserError
+from yinggem.memory.index import longest_ngram
+from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.text.tokenizer import Tokenizer
+
+
+class MemoryStep:
+    """Mixes the memory into the logits of every row.
+
+    Args:
+        prompt: (B, T) ids; with those that are added they are the contexts.
+        typed: (N,) ids that are counted beside the training text, as `typed_ids`. What is generated never is: counting
+            it would say again what was said.
+        share: 0 is the network alone, 1 the fitted mixture.
+    """
+
+    def __init__(self, memory: NgramMemory, prompt: Tensor, typed: np.ndarray, share: float = 1.0) -> None:
+        self.memory, self.typed, self.share = memory, typed, share
+        longest = longest_ngram(memory.vocab_size) + 1
+        self.contexts = [deque(row[-longest:], maxlen=longest) for row in prompt.tolist()]
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """(B, V) -> the logs of the mixed probabilities, (B, V)."""
+        network = logits.float().softmax(-1).cpu().double().numpy()
+        mixed = [
+            self.memory.distribution(row, np.array(context), self.typed, self.share)
+            for row, context in zip(network, self.contexts, strict=True)
+        ]
+        return torch.from_numpy(np.log(mixed)).float().to(logits)
+
+    def add(self, tokens: Tensor) -> None:
+        """Go on after ids (B,)."""
+        for context, token in zip(self.contexts, tokens.tolist(), strict=True):
+            context.append(token)
+
+
+def typed_ids(
+    tokenizer: Tokenizer, prompt: str, ids: Sequence[int], generated: Sequence[tuple[int, int]] = ()
+) -> np.ndarray:
+    """The ids (N,) of a prompt, with vocab_size in place of those that are not to be counted.
+
+    Args:
+        generated: stretches of the prompt, [from, to) in characters, that a model wrote earlier.
+
+    Raises:
+        UserError: a stretch is not one of the prompt.
+    """
+    found = np.array(ids, np.int64)
+    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64))
+    starts = ends - tokenizer.token_byte_lengths[found]
+    for stretch in generated:
+        first, last = stretch
+        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last <= len(prompt)):
+            raise UserError(f"generated={stretch!r} is not a stretch (from, to) of the {len(prompt)} characters typed.")
+        place = len(prompt[:first].encode()), len(prompt[:last].encode())
+        found[(starts < place[1]) & (ends > place[0])] = tokenizer.vocab_size
+    return found
