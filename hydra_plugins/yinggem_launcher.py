@@ -113,7 +113,8 @@ if BaseSubmititLauncher is not None:
         def submitted(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[Any]]:
             """Start the jobs as room becomes free."""
             limit = self.params.pop("array_parallelism", 1)
-            executor, jobs = self.executor(), []
+            executor = self.executor()
+            jobs: list[Any] = []
             self.params["array_parallelism"] = limit
             try:
                 for call in calls:

@@ -79,5 +79,5 @@ class Memory(Callback):
         """Go on with the mixture of the checkpoint; the counts are of the text that is there now."""
         entry = checkpoint.get("memory")
         if self.memory is not None and isinstance(entry, dict):
-            mixtures = {name: Mixture.from_dict(entry.get(name)) for name in ("scoring", "generating")}
-            self.memory = replace(self.memory, **mixtures)
+            scoring, generating = (Mixture.from_dict(entry.get(name)) for name in ("scoring", "generating"))
+            self.memory = replace(self.memory, scoring=scoring, generating=generating)
