@@ -64,7 +64,7 @@ class Forked:
 
 def run(
     words: Sequence[object], cwd: object = None, env: dict[str, str] | None = None, timeout: float = 900
-) -> subprocess.CompletedProcess:
+) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run` with captured text."""
     with tempfile.TemporaryDirectory() as folder:
         with open(Path(folder, "out"), "wb") as out, open(Path(folder, "err"), "wb") as err:
@@ -75,7 +75,7 @@ def run(
             process.kill()
             raise
         told = [Path(folder, name).read_text(encoding="utf-8") for name in ("out", "err")]
-    return subprocess.CompletedProcess(list(words), status, *told)
+    return subprocess.CompletedProcess([str(word) for word in words], status, *told)
 
 
 def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
@@ -89,7 +89,7 @@ def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) ->
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(2, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True
     )
-    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

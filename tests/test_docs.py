@@ -64,10 +64,10 @@ def run(command: str, folder: Path, alone: bool) -> str:
         return done.out + done.err
     words = [*PROGRAMS[program], *(str(ROOT / word) if word in ("train.py", "generate.py") else word for word in words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = prefork.run(words, folder, environment)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
-    assert "Traceback" not in done.stdout + done.stderr and "Warning" not in done.stdout + done.stderr, done
-    return done.stdout + done.stderr
+    ended = prefork.run(words, folder, environment)
+    assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
+    assert "Traceback" not in ended.stdout + ended.stderr and "Warning" not in ended.stdout + ended.stderr, ended
+    return ended.stdout + ended.stderr
 
 
 @pytest.mark.slow

@@ -47,16 +47,16 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         source.mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", place, "."]
+    build = [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(place), "."]
     subprocess.run(build, cwd=source, capture_output=True, check=True)
     (wheel,) = place.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     scripts = venv / ("Scripts" if os.name == "nt" else "bin")
-    ask = [scripts / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    ask = [str(scripts / "python"), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
     # Of a folder that a .pth file names, the .pth files are not read: the editable installation stays out.
     Path(packages, "others.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    install = [*pip, "--python", venv, "install", "--no-deps", "--no-index", "--ignore-installed", wheel]
+    install = [*pip, "--python", str(venv), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)]
     subprocess.run(install, capture_output=True, check=True)
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     return Installation(wheel, scripts, folder)

@@ -1,6 +1,7 @@
 """A LanguageModule trained from Python for a few steps, and what a test wants to know of it."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -12,14 +13,14 @@ from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
-from yinggem.training.module import LanguageModule
+from yinggem.training.module import LanguageModule, OptimizerFactory
 from yinggem.training.optimizers.muon import MuonAdamW
 from yinggem.training.schedules import constant
 from yinggem.training.trainer import Trainer
 
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+SHAPE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 GROUPS = {"embedding", "attention", "mlp", "norms", "head"}
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, OptimizerFactory] = {
     "sgd": partial(torch.optim.SGD, lr=0.5),
     "adafactor": partial(torch.optim.Adafactor, lr=0.03),
     "adamw": partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),

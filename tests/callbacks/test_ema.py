@@ -26,12 +26,13 @@ def place(tmp_path, monkeypatch):
 def test_the_average_is_the_plain_recurrence(tmp_path):
     weights, averaging = Weights(), EMA(decay=0.3)
     trained(tmp_path, [averaging, weights], "adamw")
-    model = averaging._average_model.module.model
+    assert averaging._average_model is not None
+    module = averaging._average_model.module
     for name, average in weights.kept[1].items():
         for count, after in enumerate(weights.kept[2:], 1):
             decay = min(0.3, (1 + count) / (10 + count))
             average = decay * average + (1 - decay) * after[name]
-        torch.testing.assert_close(model.get_parameter(name).detach(), average, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(module.get_parameter(f"model.{name}").detach(), average, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow

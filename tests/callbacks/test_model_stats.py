@@ -11,7 +11,7 @@ from yinggem.callbacks.model_stats import AttentionDistances, UpdateRatios, atte
 from yinggem.callbacks.throughput import Throughput, peak_flops, resident_bytes
 from yinggem.model.config import ModelConfig
 from yinggem.model.rope import rotary_angles
-from yinggem.model.transformer import Transformer
+from yinggem.model.transformer import Block, Transformer
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -43,6 +43,7 @@ def naive_distances(model: Transformer, tokens: Tensor) -> list[Tensor]:
     angles = rotary_angles(0, length, config.head_size, config.rope_theta, tokens.device)
     x, found = model.embedding(tokens), []
     for block in model.blocks:
+        assert isinstance(block, Block)
         query, key, _ = block.attention.project(block.attention_norm(x), angles)
         group = query.size(1) // key.size(1)
         total = torch.zeros(window, dtype=torch.float64)
@@ -64,7 +65,7 @@ def test_distances_are_those_of_a_plain_loop(window):
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=50, attention_window=window, num_key_value_heads=2, qk_norm=True, **SHAPE)
     model = Transformer(config).eval()
-    torch.nn.init.normal_(model.blocks[0].attention.qkv.weight)  # heads that prefer something
+    torch.nn.init.normal_(model.get_parameter("blocks.0.attention.qkv.weight"))  # heads that prefer something
     tokens = torch.randint(50, (2, 12))
     found = list(attention_distances(model, tokens))
     with torch.no_grad():

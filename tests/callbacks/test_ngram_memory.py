@@ -1,6 +1,7 @@
 """A run with a memory: what it trains on, what its checkpoints hold, and the same bits when it is continued."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,7 @@ def test_a_text_too_short_for_a_fit_has_its_counts_and_fixed_weights(place):
 def test_how_much_is_held_out():
     assert Memory(0.02).tokens_held_out(100_000) == 2000 and Memory(0.02).tokens_held_out(10**9) == MOST_HELD_OUT
     assert Memory(0.02).tokens_held_out(1000) == 0 and Memory(0).tokens_held_out(10**9) == 0
+    wrong: Any
     for wrong in (0.6, -1, "x", np.nan):
         with pytest.raises(UserError, match=r"memory\.held_out"):
             Memory(wrong)

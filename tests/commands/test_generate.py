@@ -286,7 +286,7 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "match"), BAD, ids=[" ".join(a)[:40].encode("unicode_escape") for a, _ in BAD])
+@pytest.mark.parametrize(("arguments", "match"), BAD, ids=[" ".join(a)[:40] for a, _ in BAD])
 def test_bad_arguments_are_one_sentence(checkpoints, arguments, match):
     status, out, err = run_here("--checkpoint", checkpoints["char"], *arguments)
     assert_one_sentence(status, err, match)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from running import SMALL, TEXT, here, sized
+from running import SMALL, TEXT, Done, here, sized
 
 from yinggem.commands.train import CONF
 from yinggem.common.config_files import values
@@ -73,7 +73,7 @@ def too_long(*_) -> None:
 def test_success_or_one_sentence(seed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text(TEXT)
-    bad = []
+    bad: list[tuple[list[str], Done | str]] = []
     signal.signal(signal.SIGALRM, too_long)
     for words in command_lines(seed):
         signal.alarm(SECONDS)

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,10 @@ def assert_refused(path: Path, match: str | None = None) -> None:
 @pytest.mark.parametrize("kind", ["gpt2", "bpe", "char", "byte"])
 def test_a_loaded_model_and_tokenizer_are_the_saved_ones(tmp_path, kind, changes):
     text = "To be, or not to be: that is the question.\n" * 20
-    tokenizer = {"gpt2": GPT2Tokenizer, "bpe": lambda: BPETokenizer(280), "char": CharTokenizer, "byte": ByteTokenizer}
-    tokenizer = tokenizer[kind]()
+    kinds: dict[str, Callable[[], Tokenizer]] = {
+        "gpt2": GPT2Tokenizer, "bpe": lambda: BPETokenizer(280), "char": CharTokenizer, "byte": ByteTokenizer,
+    }  # fmt: skip
+    tokenizer = kinds[kind]()
     tokenizer.fit(lambda: [text])
     model = model_for(tokenizer, **changes)
     save_model(tmp_path / "a.ckpt", model, tokenizer)

@@ -1,5 +1,7 @@
 """Filters against the logits processors of transformers; the loop against drawing from uncached logits."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ from yinggem.model.kernels.matmul import prepare_linear
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer, CharTokenizer
 
-OFF = {"temperature": 1.0, "top_p": None, "repetition_penalty": 1.0}
+OFF: dict[str, Any] = {"temperature": 1.0, "top_p": None, "repetition_penalty": 1.0}
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.0)
 
 
@@ -40,7 +42,7 @@ def random_logits(rows: int = 3, size: int = 900, spread: float = 3.0, seed: int
     return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def filtered(logits: Tensor, ids: Tensor, **changes: object) -> Tensor:
+def filtered(logits: Tensor, ids: Tensor, **changes: Any) -> Tensor:
     sampling = Sampling(**(OFF | changes))
     return apply_filters(logits, sampling, History(ids, logits.size(1), sampling))
 

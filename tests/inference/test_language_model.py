@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -25,9 +26,8 @@ SAMPLE = "the quick brown fox jumps over the lazy dog; the dog, it seems, does n
 
 
 def tokenizer_of(name: str) -> Tokenizer:
-    tokenizer = {"byte": ByteTokenizer, "char": CharTokenizer, "gpt2": GPT2Tokenizer}.get(
-        name, lambda: BPETokenizer(270)
-    )()
+    kinds: dict[str, Callable[[], Tokenizer]] = {"byte": ByteTokenizer, "char": CharTokenizer, "gpt2": GPT2Tokenizer}
+    tokenizer = kinds.get(name, lambda: BPETokenizer(270))()
     tokenizer.fit(lambda: [SAMPLE])
     return tokenizer
 

@@ -1,5 +1,7 @@
 """The mixture: weights that sum to one, better after a fit, and the same bits from the same predictions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,7 @@ def test_plain_data_gives_back_the_mixture_and_anything_else_is_refused():
     for damage in ({"out": [[1.0]]}, {"out_bias": [0, 0, float("nan")]}, {"direct": "x"}, {"hidden": None}):
         with pytest.raises(UserError, match="mixture"):
             Mixture.from_dict(fitted.to_dict() | damage)
+    wrong: Any
     for wrong in (None, {}, []):
         with pytest.raises(UserError, match="mixture"):
             Mixture.from_dict(wrong)

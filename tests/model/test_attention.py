@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from references import attention_by_loops
+from torch import Tensor
 
 from yinggem.common.errors import UserError
 from yinggem.model import attention as attention_module
@@ -15,6 +16,7 @@ from yinggem.model.masks import band_mask
 
 WINDOW = 8
 LENGTHS = [1, 5, WINDOW, WINDOW + 1, 5 * WINDOW + 3]  # T <, =, > W and not a multiple of it
+States = tuple[Tensor, Tensor, Tensor]  # query, key and value
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +27,14 @@ def several_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def states(length: int, total: int | None = None, kv_heads: int = 4, dtype: torch.dtype = torch.float32) -> list:
+def states(length: int, total: int | None = None, kv_heads: int = 4, dtype: torch.dtype = torch.float32) -> States:
     torch.manual_seed(length)
     shapes = (4, length), (kv_heads, total or length), (kv_heads, total or length)
-    return [torch.randn(2, heads, size, 16).to(dtype).requires_grad_() for heads, size in shapes]
+    query, key, value = (torch.randn(2, heads, size, 16).to(dtype).requires_grad_() for heads, size in shapes)
+    return query, key, value
 
 
-def values_and_gradients(backend: str, inputs: list, window: int | None) -> list:
+def values_and_gradients(backend: str, inputs: States, window: int | None) -> list[Tensor]:
     out = attention(*inputs, window, backend=backend)
     weights = torch.linspace(-1, 1, out.numel()).view_as(out)
     return [out.float(), *(grad.float() for grad in torch.autograd.grad((out * weights).sum(), inputs))]
@@ -41,8 +44,9 @@ def values_and_gradients(backend: str, inputs: list, window: int | None) -> list
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_values_are_those_of_the_loops(backend: str, length: int, window: int | None) -> None:
-    inputs = [x.detach() for x in states(length, kv_heads=2)]
-    torch.testing.assert_close(attention(*inputs, window, backend=backend), attention_by_loops(*inputs, window))
+    query, key, value = (x.detach() for x in states(length, kv_heads=2))
+    found = attention(query, key, value, window, backend=backend)
+    torch.testing.assert_close(found, attention_by_loops(query, key, value, window))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -50,10 +54,10 @@ def test_values_are_those_of_the_loops(backend: str, length: int, window: int | 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_backends_agree_in_values_and_gradients(length: int, kv_heads: int, dtype: torch.dtype) -> None:
     results = [values_and_gradients(backend, states(length, None, kv_heads, dtype), WINDOW) for backend in BACKENDS]
-    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.06}
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.05, 0.06)
     for one, other in itertools.combinations(results, 2):
         for left, right in zip(one, other, strict=True):
-            torch.testing.assert_close(left, right, **tolerance)
+            torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("window", [1, 3, WINDOW, None])
@@ -103,7 +107,12 @@ def test_banded_memory_for_the_backward_pass_is_linear() -> None:
 
     def kept(length: int) -> int:
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+
+        def counted(x: Tensor) -> Tensor:
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(counted, lambda x: x):
             attention(*states(length), WINDOW, backend="banded")
         return sum(sizes)
 
@@ -122,7 +131,7 @@ def test_dropout_drops_the_same_weights_in_backward() -> None:
 def test_dropout_depends_on_the_seed_alone() -> None:
     inputs = states(40)
 
-    def once(seed: int) -> list:
+    def once(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
         out = attention(*inputs, WINDOW, dropout=0.5, backend="banded")
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]

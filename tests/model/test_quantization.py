@@ -8,6 +8,7 @@ import resource
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,9 +89,10 @@ def test_the_product_is_that_of_the_rounded_matrix_and_inputs(shape, out, bias):
     """An input errs by half a step of its row's largest; the bound adds that over the columns."""
     torch.manual_seed(0)
     x = torch.randn(*shape, 96) * torch.logspace(-9, 9, max(math.prod(shape), 1))[: math.prod(shape)].view(*shape, 1)
-    layer = Int8Linear(torch.randn(out, 96), torch.nn.Parameter(torch.randn(out)) if bias else None)
+    matrix, shift = torch.randn(out, 96), torch.nn.Parameter(torch.randn(out)) if bias else None
+    layer = Int8Linear(matrix, shift)
     with torch.no_grad():
-        found, exact = layer(x), F.linear(x.double(), layer.weight.double(), None if not bias else layer.bias.double())
+        found, exact = layer(x), F.linear(x.double(), layer.weight.double(), None if shift is None else shift.double())
         step = x.abs().amax(-1, keepdim=True).double() / input_levels()
         bound = 0.51 * step * layer.weight.abs().sum(1).double() + 1e-5 * (1 + exact.abs())
     assert found.shape == exact.shape and found.dtype == torch.float32
@@ -103,9 +105,10 @@ def test_the_product_is_that_of_the_rounded_matrix_and_inputs(shape, out, bias):
 def test_four_bits_are_multiplied_by_inputs_of_bfloat16_for_a_token_and_exact_ones_for_a_text(out, bias):
     torch.manual_seed(0)
     x = torch.randn(3, 7, 96) * torch.logspace(-9, 9, 7)[:, None]
-    layer = Int4Linear(torch.randn(out, 96), torch.nn.Parameter(torch.randn(out)) if bias else None)
+    matrix, shift = torch.randn(out, 96), torch.nn.Parameter(torch.randn(out)) if bias else None
+    layer = Int4Linear(matrix, shift)
     with torch.no_grad():
-        exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        exact = F.linear(x.double(), layer.weight.double(), None if shift is None else shift.double())
         sizes = F.linear(x.abs().double(), layer.weight.abs().double())
         text, tokens = layer(x), torch.cat([layer(x[:, k : k + 1]) for k in range(7)], dim=1)
         rows = layer(x.flatten(0, 1))
@@ -154,7 +157,8 @@ def test_the_whole_model_is_near_the_floats(monkeypatch, changes, kernel, kind):
 
 def test_where_32_does_not_divide_the_rows_they_keep_8_bits(tmp_path):
     model = quantize(make(intermediate_size=88), "int4")
-    assert isinstance(model.blocks[0].mlp.down, Int8Linear) and isinstance(model.blocks[0].mlp.gate_up, Int4Linear)
+    mlp = model.get_submodule("blocks.0.mlp")
+    assert isinstance(mlp.down, Int8Linear) and isinstance(mlp.gate_up, Int4Linear)
     save_model(tmp_path / "q.ckpt", model, ByteTokenizer())
     loaded, tokens = load_model(tmp_path / "q.ckpt")[0], torch.randint(256, (2, 20))
     assert quantization_of(loaded) == "int4" and torch.equal(loaded(tokens), model(tokens))
@@ -345,6 +349,7 @@ def test_entries_that_no_quantizing_wrote_are_refused(saved, kind):
     for name, value in changes:
         torch.save(content | {"state_dict": good | {name: value}}, saved)
         assert_refused(saved)
+    other: Any
     for other in ({*QUANTIZATIONS} - {kind}).pop(), "int3", 8, ["int8"], None, "", {}, "int8" * 10**6:
         torch.save(content | {"yinggem": content["yinggem"] | {"quantization": other}}, saved)
         assert_refused(saved)

@@ -157,7 +157,7 @@ def test_activations_and_norms_count_their_parameters_and_flops(activation: str,
     with torch.no_grad():
         for parameter in model.parameters():
             assert parameter.grad is not None
-            parameter -= 1e-3 * parameter.grad
+            parameter.sub_(1e-3 * parameter.grad)
     assert model.loss(tokens, tokens) < before
 
 
@@ -226,8 +226,8 @@ def test_dropout_is_drawn_in_training_alone() -> None:
 
 def test_initialisation_shrinks_the_residual_branches() -> None:
     model = make_model(hidden_size=256, intermediate_size=256, initializer_range=0.02, bias=True)
-    assert model.blocks[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert model.blocks[1].mlp.down.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05)
+    assert model.get_parameter("blocks.0.attention.qkv.weight").std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.get_parameter("blocks.1.mlp.down.weight").std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05)
     assert model.head.bias is not None and not model.head.bias.any()
 
 

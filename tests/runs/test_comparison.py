@@ -113,11 +113,15 @@ def test_the_best_curve_is_labelled_within_the_picture(tmp_path, monkeypatch):
     make_run(tmp_path / "1", ["model=small"], [3, 2.5])
     drawn: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *args, **options: (drawn.append(self), save(self, *args, **options))
-    )
+
+    def kept_and_saved(self, *args, **options):
+        drawn.append(self)
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept_and_saved)
     draw(find_runs([tmp_path]), tmp_path / "comparison.png")
     (legend,) = (axes.get_legend() for axes in drawn[0].axes)
+    assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
         f"best: {curtailed(f'lr=0.1 prompt={prompt}')}", "model=small",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,12 @@ from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.datamodule import TextDataModule
-from yinggem.training.module import LanguageModule
+from yinggem.training.module import LanguageModule, OptimizerFactory, SchedulerFactory
 from yinggem.training.optimizers.muon import MuonAdamW
 from yinggem.training.schedules import constant, trapezoid
 from yinggem.training.trainer import Trainer
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, OptimizerFactory] = {
     "adafactor": partial(torch.optim.Adafactor, lr=0.03),
     "flat": partial(torch.optim.Adafactor, lr=0.03),
     "stepped": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -56,11 +57,13 @@ def train(folder, corpus, optimizer, resume=False, keep=None, **options):
     )
     data.setup()
     config = ModelConfig(256, 16, 2, 2, 1, 24, attention_window=8, dropout=0.1, attention_dropout=0.1)
-    schedule = {"flat": constant, "stepped": partial(StepLR, step_size=5)}.get(optimizer, trapezoid)
-    module = LanguageModule(Transformer(config), data.tokenizer, OPTIMIZERS[optimizer], schedule, 16)
+    schedules: dict[str, SchedulerFactory] = {"flat": constant, "stepped": partial(StepLR, step_size=5)}
+    module = LanguageModule(
+        Transformer(config), data.tokenizer, OPTIMIZERS[optimizer], schedules.get(optimizer, trapezoid), 16
+    )
     logger = MetricsCSV(str(folder))
     checkpoint = str(folder / "last.ckpt") if resume else None
-    if resume:
+    if checkpoint is not None:
         logger.resume_at(torch.load(checkpoint, weights_only=True)["global_step"])
     best = ModelCheckpoint(
         str(folder), "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
@@ -81,7 +84,7 @@ def train(folder, corpus, optimizer, resume=False, keep=None, **options):
     return content, (folder / "metrics.csv").read_text(), torch.load(folder / "best.ckpt", weights_only=True)
 
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "by epochs": {},
     "every 3 steps": {"val_check_interval": 3, "check_val_every_n_epoch": None},
     "twice an epoch": {"val_check_interval": 0.5},

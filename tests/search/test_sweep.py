@@ -94,7 +94,9 @@ def test_a_stopped_sweep_goes_on_in_the_middle_of_a_job(place):
     threading.Thread(target=stop, daemon=True).start()
     stopped = here("-m", *options)
     assert stopped.status == 128 + signal.SIGTERM, stopped
-    offered = shlex.split(re.search("Continue the sweep with: (.*)", stopped.err)[1])
+    offer = re.search("Continue the sweep with: (.*)", stopped.err)
+    assert offer is not None, stopped
+    offered = shlex.split(offer[1])
     assert not (sweep_folder(place) / "1" / "result.json").exists() and not (sweep_folder(place) / "2").exists()
     continued = here(*offered[2:])
     assert continued.status == 0 and "Job 0 is finished already." in continued.out, continued

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import ROOT, SMALL, TEXT, here
@@ -133,7 +134,8 @@ def test_a_search_goes_on_where_it_was_interrupted_and_draws_the_same(tmp_path):
 
     def run(folder: Path, stops: tuple[int, ...], n_jobs: int = 1) -> dict[int, dict[str, float]]:
         folder.mkdir()
-        drawn, settled, asked = {}, set(), 0
+        drawn: dict[int, dict[str, Any]] = {}
+        settled, asked = set(), 0
         while True:
             search = Search(folder, space, n_trials=7, n_jobs=n_jobs, seed=3, startup_trials=3, pruner=None)
             while batch := search.next_batch():

@@ -99,7 +99,8 @@ def test_windows_cross_the_borders_and_ranks_share_them(tmp_path, small_shards):
     assert len(split.train.pieces) > 20
     whole = np.frombuffer(LINES[: int(len(LINES) * 0.9)].encode(), np.uint8)
     assert split.train[:].tolist() == whole.tolist()
-    length, starts = 128, [set(), set()]
+    length = 128
+    starts: tuple[set[int], set[int]] = set(), set()
     for rank in (0, 1):
         batches = TrainingBatches(len(whole), length, 1, seed=5, rank=rank, ranks=2)
         for [(start, _)], (inputs, targets) in zip(batches, WindowLoader(split.train, batches), strict=True):

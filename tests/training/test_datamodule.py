@@ -128,6 +128,7 @@ def test_longer_windows_of_evaluation_predict_the_same_tokens(tmp_path):
         for length in (None, 50)
     )
     targets = [torch.cat([y.flatten() for _, y in data.val_dataloader()]) for data in (short, long)]
+    assert short.split is not None
     assert torch.equal(*targets) and targets[0].tolist() == list(short.split.val[1:])
     assert next(iter(long.val_dataloader()))[0].size(1) == 50 and next(iter(long.train_dataloader()))[0].size(1) == 16
 

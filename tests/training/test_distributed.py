@@ -162,6 +162,7 @@ class Group:
 
     def wait_for_steps(self):
         end = time.monotonic() + 600
+        assert self.popen.stderr is not None
         while not read_metrics(self.folder / "metrics.csv") if (self.folder / "metrics.csv").exists() else True:
             assert self.popen.poll() is None and time.monotonic() < end, self.popen.stderr.read()
             time.sleep(0.2)

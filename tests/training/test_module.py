@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from yinggem.training.module import LanguageModule
 from yinggem.training.schedules import constant
 from yinggem.training.trainer import Trainer
 
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SHAPE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 LENGTH = 24
 
 
@@ -43,9 +44,10 @@ def make_module(seed: int = 0, **shape) -> LanguageModule:
 
 
 def make_trainer(**options) -> Trainer:
-    settings = {"max_steps": 6, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                "enable_model_summary": False, "accelerator": "cpu", "num_sanity_val_steps": 0,
-                "limit_val_batches": 0}  # fmt: skip
+    settings: dict[str, Any] = {
+        "max_steps": 6, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "accelerator": "cpu", "num_sanity_val_steps": 0, "limit_val_batches": 0,
+    }  # fmt: skip
     return Trainer(**(settings | options))
 
 
@@ -100,7 +102,7 @@ def test_a_step_is_the_mean_gradient_of_its_batches_also_of_the_few_that_end_an_
         gradients = torch.autograd.grad(loss, list(plain.model.parameters()))
         with torch.no_grad():
             for weight, gradient in zip(plain.model.parameters(), gradients, strict=True):
-                weight -= 0.5 * gradient
+                weight.sub_(0.5 * gradient)
     torch.testing.assert_close(weights(module), weights(plain), rtol=1e-4, atol=1e-6)
 
 

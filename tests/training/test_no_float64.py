@@ -29,7 +29,7 @@ class WithoutFloat64(TorchFunctionMode):
             out = out.clone()  # on a CPU it is the same tensor
         for result in self._flat([out]):
             if isinstance(result, Tensor) and host:
-                result.on_host = True
+                result.on_host = True  # type: ignore[attr-defined]
             elif isinstance(result, Tensor) and result.dtype == torch.float64:
                 raise TypeError(f"Cannot make a float64 on the device: {func}")
         return out

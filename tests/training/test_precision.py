@@ -62,7 +62,7 @@ def train(tmp_path):
         module = LanguageModule(model, ByteTokenizer(), factory, constant, LENGTH)
         dtypes, losses = set(), []
         model.norm.register_forward_hook(lambda _, inputs, out: dtypes.add(inputs[0].dtype))
-        module.on_train_batch_end = lambda out, *_: losses.append(out["loss"].item())
+        module.on_train_batch_end = lambda out, *_: losses.append(out["loss"].item())  # type: ignore[method-assign]
         data = TextDataModule(ByteTokenizer(), "text", str(tmp_path / "text.txt"), LENGTH, 8, cache_dir=str(tmp_path))
         trainer = Trainer(precision, max_steps=steps, logger=False, enable_progress_bar=False, num_sanity_val_steps=0,
                           enable_model_summary=False, accelerator="cpu", limit_val_batches=0, gradient_clip_val=1.0,

@@ -44,7 +44,8 @@ def test_a_trapezoid_rises_stays_and_falls_in_straight_lines():
 
 
 @pytest.mark.parametrize("schedule", [
-    partial(constant, warmup_steps=-1), partial(constant, warmup_steps=1.5), partial(trapezoid, decay_fraction=1.1),
+    partial(constant, warmup_steps=-1), partial(trapezoid, decay_fraction=1.1),
+    partial(constant, warmup_steps=1.5),  # type: ignore[arg-type]
     partial(trapezoid, final_fraction=-0.1), partial(warmup_cosine, final_fraction=True),
 ])  # fmt: skip
 def test_values_that_make_no_schedule_are_refused(schedule):

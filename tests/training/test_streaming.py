@@ -6,6 +6,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from yinggem.common.command_line import run
 from yinggem.common.errors import UserError
 from yinggem.runs.overrides import quote_path
 from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.token_array import TokenArray
 from yinggem.text.token_shards import BLOCK, open_shards, read_validation
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer
 from yinggem.training.datamodule import EvaluationBatches, WindowLoader
@@ -48,8 +50,13 @@ def shards(made, tmp_path):
 
 
 def module(folder, **options) -> StreamingDataModule:
-    options = {"context_length": LENGTH, "batch_size": BATCH, "seed": 3, "cache_dir": f"{folder}-cache"} | options
-    return StreamingDataModule(BPETokenizer(300), str(folder), **options)
+    ours: dict[str, Any] = {"context_length": LENGTH, "batch_size": BATCH, "seed": 3, "cache_dir": f"{folder}-cache"}
+    return StreamingDataModule(BPETokenizer(300), str(folder), **(ours | options))
+
+
+def validation_of(data: StreamingDataModule) -> TokenArray:
+    assert data.split is not None
+    return data.split.val
 
 
 def rows_of(loader) -> list[list[int]]:
@@ -79,7 +86,7 @@ def test_every_window_of_the_training_part_comes_once_an_epoch(tmp_path, make):
     data = module(tmp_path / "out", batch_size=1)
     loader = data.train_dataloader()
     whole = (split.train + split.val)[:].tolist()
-    train = whole[: len(whole) - len(data.split.val)]
+    train = whole[: len(whole) - len(validation_of(data))]
     blocks = []
     for start in range(0, len(train), 8 * BLOCK):  # a chunk gives its whole blocks
         chunk = train[start : start + 8 * BLOCK]
@@ -95,15 +102,16 @@ def test_every_window_of_the_training_part_comes_once_an_epoch(tmp_path, make):
 def test_the_validation_part_is_evaluated_exactly(made):
     data = module(made)
     data.setup()
-    seen = np.zeros(len(data.split.val), int)
+    val = validation_of(data)
+    seen = np.zeros(len(val), np.int64)
     for inputs, targets in data.val_dataloader():
         assert targets.shape == inputs.shape
     for rank in (0, 1):
-        shares = EvaluationBatches(len(data.split.val), LENGTH, 3, rank, 2)
-        for windows, (_, targets) in zip(shares, WindowLoader(data.split.val, shares), strict=True):
+        shares = EvaluationBatches(len(val), LENGTH, 3, rank, 2)
+        for windows, (_, targets) in zip(shares, WindowLoader(val, shares), strict=True):
             for (start, length), row in zip(windows, targets.tolist(), strict=True):
                 seen[start + 1 : start + length + 1] += 1
-                assert bytes(row) == bytes(data.split.val[start + 1 : start + length + 1].tolist())
+                assert bytes(row) == bytes(val[start + 1 : start + length + 1].tolist())
     assert seen[0] == 0 and (seen[1:] == 1).all()
 
 
@@ -193,7 +201,7 @@ def test_ranks_share_the_windows(made, monkeypatch):
         monkeypatch.setenv("GLOBAL_RANK", str(rank))
         data = module(made)
         shares.append([bytes(row) for row in rows_of(data.train_dataloader())])
-        validation.append(data.split.val[:].tolist())
+        validation.append(validation_of(data)[:].tolist())
     one, other = map(set, shares)
     assert len(one) == len(other) == len(shares[0]) == len(shares[1]) and validation[0] == validation[1]
     assert not one & other and one | other <= everything and len(everything - one - other) < 2 * BATCH * 2
@@ -203,7 +211,8 @@ def test_ranks_share_the_windows(made, monkeypatch):
 def test_ranks_continue_what_another_number_of_ranks_began(made, monkeypatch, ranks):
     """With the same global batch, no window comes twice and next to none is left out."""
     everything = {bytes(row) for row in rows_of(module(made, batch_size=1).train_dataloader())}
-    seen, states = [], []
+    seen: list[list[int]] = []
+    states: list[dict[str, Any]] = []
     for part, count in enumerate(ranks):
         monkeypatch.setenv("WORLD_SIZE", str(count))
         for rank in range(count):
@@ -228,7 +237,7 @@ def test_a_url_is_read_through_the_cache(made, tmp_path):
     """litdata's local: URL takes the way of s3://, with a copy in place of the network."""
     here_, there = module(made), module(f"local:{made}", cache_dir=str(tmp_path / "cache"))
     assert rows_of(here_.train_dataloader()) == rows_of(there.train_dataloader())
-    assert here_.split.val[:].tolist() == there.split.val[:].tolist()
+    assert validation_of(here_)[:].tolist() == validation_of(there)[:].tolist()
     assert there.tokenizer.name == "byte" and list((tmp_path / "cache" / "streaming").rglob("chunk-*.bin"))
     assert quote_path("data.path=s3://bucket/shards") == "data.path='s3://bucket/shards'"
     with pytest.raises(UserError, match="Cannot fetch local:"):

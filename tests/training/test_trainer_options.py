@@ -1,11 +1,13 @@
 """Options of the trainer that make no sense are refused by name before there is a trainer."""
 
+from typing import Any
+
 import pytest
 
 from yinggem.common.errors import UserError
 from yinggem.training.trainer import Trainer
 
-REFUSED = {
+REFUSED: dict[str, list[Any]] = {
     "strategy": ["deepspeed", "deepspeed_stage_3", "ddp_notebook", "ddp_spawn", "fsdp_cpu_offload", "xla", "banana"],
     "accelerator": ["banana", "hpu"],
     "devices": ["two", 0, -2, 1.5, True, ["0"], "1;2"],

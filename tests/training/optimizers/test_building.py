@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from yinggem.training.optimizers.building import make_optimizer, make_schedule, 
 from yinggem.training.optimizers.muon import Muon, MuonAdamW, orthogonalized
 from yinggem.training.schedules import constant, trapezoid
 
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+SHAPE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
 
 def small_model(bias: bool = True) -> Transformer:
@@ -71,7 +72,8 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     muon = torch.optim.Muon(blocks, lr=0.02, momentum=0.9, weight_decay=0.1)
     adamw = torch.optim.AdamW(others, lr=0.003, betas=(0.9, 0.95), weight_decay=0)
     for step in range(4):
-        give_gradients(ours, step), give_gradients(theirs, step)
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
         optimizer.step(), muon.step(), adamw.step()
     assert len(blocks) == 2 * sum(p.ndim == 2 for p in ours.blocks[0].parameters()) and blocks and others
     begin, chosen = small_model(), {id(p) for p in blocks}
@@ -116,13 +118,15 @@ def test_a_restored_muon_goes_on_with_the_same_bits(tmp_path):
     straight, stopped = small_model(), small_model()
     one, other = MuonAdamW(named(straight)), MuonAdamW(named(stopped))
     for step in range(3):
-        give_gradients(straight, step), give_gradients(stopped, step)
+        give_gradients(straight, step)
+        give_gradients(stopped, step)
         one.step(), other.step()
     torch.save(other.state_dict(), tmp_path / "state.pt")
     other = MuonAdamW(named(stopped))
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for step in range(3, 6):
-        give_gradients(straight, step), give_gradients(stopped, step)
+        give_gradients(straight, step)
+        give_gradients(stopped, step)
         one.step(), other.step()
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), stopped.parameters(), strict=True))
 
@@ -160,12 +164,13 @@ def test_the_reference_optimizer_is_adafactor_with_relative_steps():
     other = adafactor(theirs.parameters(), relative_step=True, warmup_init=True, scale_parameter=True, lr=None)
     begin = [p.detach().clone() for p in ours.parameters()]
     for step in range(5):
-        give_gradients(ours, step), give_gradients(theirs, step)
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
         optimizer.step(), schedule.step(), other.step()
     for name, start, one, two in zip(
         dict(ours.named_parameters()), begin, ours.parameters(), theirs.parameters(), strict=True
     ):
-        torch.testing.assert_close(one - start, two - start, rtol=2e-2, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(one - start, two - start, rtol=2e-2, atol=1e-9, msg=partial("{}: {}".format, name))
 
 
 def test_values_that_make_no_optimizer_are_named():
