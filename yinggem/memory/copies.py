@@ -6,8 +6,7 @@ a hash of each of its stretches is looked up in a table of the small text's, and
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +30,10 @@ class Copy:
     end: int
     length: int
 
+    def to_dict(self) -> dict[str, int]:
+        """Plain data for a record, of words."""
+        return {"start": self.start, "end": self.end, "words": self.length}
+
 
 @dataclass(frozen=True)
 class Copies:
@@ -47,9 +50,22 @@ class Copies:
     share: float
     least: Length
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a record."""
-        return asdict(self) | {"least": str(self.least)}
+    def spans(self) -> list[tuple[int, int]]:
+        """The characters that are part of a copy, as start and end: stretches that overlap are one."""
+        merged: list[tuple[int, int]] = []
+        for copy in self.stretches:
+            if merged and copy.start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], copy.end)
+            else:
+                merged.append((copy.start, copy.end))
+        return merged
+
+    def behind(self, characters: int) -> "Copies":
+        """The same in the text without its first `characters`; a copy that begins in them begins at 0."""
+        moved = [
+            replace(copy, start=max(0, copy.start - characters), end=copy.end - characters) for copy in self.stretches
+        ]
+        return replace(self, stretches=moved)
 
 
 class Grams:

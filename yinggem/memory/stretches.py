@@ -5,7 +5,7 @@ one space, whatever it is: a copy with other line breaks is a copy. Characters a
 """
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +54,13 @@ class Length:
         return units if isinstance(units, str) else " ".join(units)
 
 
-def decoded(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
-    """The text of ids (N,) in pieces, as `tokenizer.decode` gives it whole."""
+def decoded(ids: np.ndarray, tokenizer: Tokenizer, advance: Callable[[int], None] = lambda _: None) -> Iterator[str]:
+    """The text of ids (N,) in pieces, as `tokenizer.decode` gives it whole; `advance` is told of every id."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for start in range(0, len(ids), BLOCK_IDS):
-        yield decoder.decode(tokenizer.decode_bytes(ids[start : start + BLOCK_IDS].tolist()))
+        block = ids[start : start + BLOCK_IDS].tolist()
+        yield decoder.decode(tokenizer.decode_bytes(block))
+        advance(len(block))
     yield decoder.decode(b"", final=True)
 
 
