@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     count, unit = len(found.stretches), "characters" if least.characters else "words"
     print(f"{options.file}: {count} {'copy' if count == 1 else 'copies'} of at least {least}; the longest has "
-          f"{found.longest} {unit}; {found.share:.1%} of all {least} in a row stand in the training text")  # fmt: skip
+          f"{found.longest} {unit}; {found.share:.1%} of the runs of {least} stand in the training text")  # fmt: skip
     for copy, line in zip(found.stretches, lines_of(text, found), strict=True):
         print(f"line {line}, {Length(copy.length, least.characters)}: {shortened(text[copy.start : copy.end])}")
 

@@ -1,18 +1,15 @@
 """The training text that a checkpoint carries, and generation without long copies of it."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, from_numpy, inf
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
 from yinggem.memory.copy_guard import CopyGuard, CopyLimit
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.memory.stretches import Length, decoded
 from yinggem.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from yinggem.memory.ngram_memory import NgramMemory
 
 
 class CopyStep:
@@ -47,7 +44,7 @@ class TrainingText:
         UserError: there is no memory.
     """
 
-    def __init__(self, memory: "NgramMemory | None", tokenizer: Tokenizer) -> None:
+    def __init__(self, memory: NgramMemory | None, tokenizer: Tokenizer) -> None:
         if memory is None:
             raise UserError("This checkpoint does not hold its training text; train a model with memory=ngram.")
         self.ids, self.tokenizer = memory.ids, tokenizer
@@ -58,7 +55,7 @@ class TrainingText:
         with show_progress("Reading the training text", len(self.ids)) as advance:
             yield from decoded(self.ids, self.tokenizer, advance)
 
-    def steps(self, max_copy: "int | str | Length | None", prompts: Sequence[str]) -> list[CopyStep]:
+    def steps(self, max_copy: int | str | Length | None, prompts: Sequence[str]) -> list[CopyStep]:
         """The steps of `generate` that keep copies to `max_copy` words, or characters as in "40c".
 
         The first call of a limit makes its index: about a second for 5 MB of text.

@@ -26,8 +26,8 @@ class TextStats:
 
     def __str__(self) -> str:
         return (
-            f"{self.unknown_words:.1%} of the words are not in the training text, {self.repeated_4grams:.1%} of all "
-            f"{GRAM} words in a row came before, the longest copy has {self.longest_copy} "
+            f"{self.unknown_words:.1%} of the words are not in the training text, {self.repeated_4grams:.1%} of the "
+            f"runs of {GRAM} words are repetitions, the longest copy has {self.longest_copy} "
             f"word{'s' * (self.longest_copy != 1)}"
         )
 
