@@ -138,10 +138,14 @@ def find_copies(text: str, training: Iterable[str], least: Length = LEAST, after
     units, spans = least.split(text), unit_spans(text, least)
     known = sum(end <= after for _, end in spans)  # units that end too early
     grams, runs = Grams(units, least.count, least), Runs()
+    counting = set(grams.sequence[max(0, known - least.count + 1) :])
     longest, longer = 0, Grams(units, 1, least, known)
     for block in overlapping(training, least):
         hashes = unit_hashes(block)
-        runs.add(*grams.find(block, hashes), len(block) - least.count + 1)
+        places, numbers = grams.find(block, hashes)
+        runs.add(places, numbers, len(block) - least.count + 1)
+        if not counting.isdisjoint(numbers.tolist()):
+            longest = least.count  # no need to look for shorter ones
         while longest < least.count and len(longer.find(block, hashes)[0]):
             longest += 1
             longer = Grams(units, longest + 1, least, known - longest)
