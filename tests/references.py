@@ -1,6 +1,8 @@
 """Naive code that says what the fast code must compute: loops and full matrices, straight from the definitions."""
 
+import codecs
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -112,3 +114,51 @@ def witten_bell(counted: Sequence[int], context: Sequence[int], vocab_size: int,
         different = len(set(after))
         probability = (after.count(token) + different * probability) / (len(after) + different)
     return probability
+
+
+def stretches_of(text: str, count: int, characters: bool) -> set[tuple[str, ...]]:
+    """Every stretch of so many words (or characters) of a text."""
+    units = list(text) if characters else text.split()
+    return {tuple(units[start : start + count]) for start in range(len(units) - count + 1)}
+
+
+def ends_in_copy(text: str, known: set[tuple[str, ...]], count: int, characters: bool) -> bool:
+    """Whether the last `count` words (or characters) of a text are a known stretch, the last word finished or not."""
+    units = list(text) if characters else text.split()
+    at_end = characters or not text[-1:].isspace()
+    return at_end and len(units) >= count and tuple(units[-count:]) in known
+
+
+def forbidden_tokens(
+    tokens: Sequence[bytes], prompt: str, output: bytes, training: str, limit: int, characters: bool
+) -> set[int]:
+    """The tokens after which some beginning of the output ends in a copy of more than `limit`; each tried in full."""
+    known = stretches_of(training, limit + 1, characters)
+    certain = len(prompt) + len(codecs.getincrementaldecoder("utf-8")("replace").decode(output))
+    found = set()
+    for number, token in enumerate(tokens):
+        text = prompt + (output + token).decode("utf-8", "replace")
+        ends = range(certain + 1, len(text) + 1)
+        if any(ends_in_copy(text[:end], known, limit + 1, characters) for end in ends):
+            found.add(number)
+    return found
+
+
+def copies_by_sets(
+    text: str, training: str, least: int, characters: bool, after: int
+) -> tuple[list[tuple[int, int, int]], int, float]:
+    """Maximal stretches (start, end, length), the longest one's length, and the share of stretches of `least`."""
+    spans = [found.span() for found in re.finditer("(?s)." if characters else r"\S+", text)]
+    units = [text[start:end] for start, end in spans]
+    known = set().union(*(stretches_of(training, count, characters) for count in range(1, len(units) + 1)))
+    lengths = []  # of the longest stretch that ends with each unit
+    for end in range(1, len(units) + 1):
+        lengths.append(max((end - k for k in range(end) if tuple(units[k:end]) in known), default=0))
+    late = [end for end in range(1, len(units) + 1) if spans[end - 1][1] > after]
+    found = [
+        (spans[end - lengths[end - 1]][0], spans[end - 1][1], lengths[end - 1])
+        for end in late
+        if lengths[end - 1] >= least and (end == len(units) or lengths[end] != lengths[end - 1] + 1)
+    ]
+    whole = [lengths[end - 1] >= least for end in late if end >= least]
+    return found, max((lengths[end - 1] for end in late), default=0), sum(whole) / max(1, len(whole))

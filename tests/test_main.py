@@ -17,7 +17,7 @@ EARLIER = ("compare", "evaluate", "quantize", "shard")  # once typed as python -
 def test_every_command_is_listed_with_what_it_does(capsys):
     assert program.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert {"generate", "evaluate", "compare", "quantize", "shard"} <= set(program.commands())
+    assert {"generate", "evaluate", "compare", "copies", "quantize", "shard"} <= set(program.commands())
     assert all(f"\n  {name} " in out for name in program.commands())
     assert program.main([]) == 0
     assert capsys.readouterr().out == out

@@ -277,7 +277,7 @@ BAD = [
     (["--repetition-window", "-1"], "--repetition-window"), (["--no-repeat-ngram-size", "-1"], "--no-repeat-ngram"),
     (["--num-samples", "0"], "--num-samples"), (["--seed", "-1"], "--seed"), (["--seed", "9" * 40], "--seed"),
     (["--stop", ""], "--stop"), (["--device", "abacus"], "abacus"), (["--device", "cuda:999"], "cuda:999"),
-    (["--quantize", "int3"], "int8"),
+    (["--quantize", "int3"], "int8"), (["--max-copy", "8w"], "--max-copy"), (["--stats"], "memory=ngram"),
     (["--checkpoint", "none.ckpt"], "none.ckpt"), (["--prompt", "~"], "'~'"), (["--prompt", "a\udcff"], "surrogate"),
     (["--prompt", "a", "--prompt-file", "b"], "--prompt"), (["--interactive", "--json"], "--interactive"),
     (["--temprature", "1"], "--temprature"), (["stray"], "stray"), (["--stop"], "--stop"),
@@ -305,7 +305,18 @@ GOOD = {
     "--typical-p": "0.9", "--stop": "e", "--repetition-penalty": "1.3", "--repetition-window": "4", "--min-p": "0.1",
     "--num-samples": "3", "--no-repeat-ngram-size": "2", "--seed": "7", "--device": "cpu", "--quantize": "int8",
 }  # fmt: skip
-STRANGE = ["--prompt-file", "--checkpoint", "--help", "--prompts", "-x", "", "é"]
+STRANGE = [
+    "--max-copy",
+    "--stats",
+    "--mark-copies",
+    "--prompt-file",
+    "--checkpoint",
+    "--help",
+    "--prompts",
+    "-x",
+    "",
+    "é",
+]
 VALUES = ["", "0", "1", "-1", "3", "0.5", "1.0", "1e-300", "nan", "inf", "-inf", "1e400", "9" * 30, "cpu", "None", "é",
           "\u202e", "a b", "\0", "{}", "--", "0x10", "1_0", "١", None]  # fmt: skip
 

@@ -23,12 +23,15 @@ MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
 def main(arguments: list[str] | None = None) -> None:
     """Check the arguments, load the model, generate."""
     options = parse_generation(arguments)
-    from yinggem.inference.checkpoint import load_model  # torch takes a second: not for --help
+    from yinggem.inference.checkpoint import load_memory, load_model  # torch takes a second: not for --help
+    from yinggem.inference.copying import TrainingText
     from yinggem.inference.device import choose_device
     from yinggem.runs.layout import find_checkpoint
 
     options.checkpoint = str(find_checkpoint(options.checkpoint))
     model, tokenizer = load_model(options.checkpoint, choose_device(options.device), quantization=options.quantize)
+    needs_text = options.max_copy is not None or options.mark_copies or options.stats
+    options.training = TrainingText(load_memory(options.checkpoint), tokenizer) if needs_text else None
     show_samples = converse if options.interactive else print_objects if options.json else print_text
     show_samples(model, tokenizer, options)
 
@@ -38,34 +41,87 @@ def samples(model: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
     from yinggem.inference.completion import complete
 
     sampling, seeds = sampling_of(options, tokenizer.name), range(options.seed, options.seed + options.num_samples)
-    return sampling, complete(model, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop)
+    steps = options.training.steps(options.max_copy, [options.prompt] * len(seeds)) if options.training else []
+    return sampling, complete(
+        model, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps
+    )
 
 
 def print_text(model: Any, tokenizer: Any, options: Namespace) -> None:
-    """Print the first sample while it is made; the others, made beside it, follow when all are done."""
+    """Print the first sample while it is made; the others, made beside it, follow when all are done.
+
+    Copies can be marked only once a sample is whole.
+    """
     _, pieces = samples(model, tokenizer, options)
     count, opening = options.num_samples, "" if options.interactive else options.prompt
     titles = [
         f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
     ]
-    later = [title + opening for title in titles]
-    show(later[0])
+    texts = [""] * count
+    show(titles[0] + opening)
     for row, piece, _ in pieces:
-        if row == 0:
+        texts[row] += piece
+        if row == 0 and not options.mark_copies:
             show(piece)
-        else:
-            later[row] += piece
-    show("\n".join(["", *later[1:], ""]))
+    for row, text in enumerate(texts):
+        if row:
+            show(titles[row] + opening)
+        if options.mark_copies:
+            show_marked(text, options)
+        elif row:
+            show(text)
+        show("\n")
+        if options.stats:
+            show(f"--- {stats_of(text, options)} ---\n")
 
 
 def print_objects(model: Any, tokenizer: Any, options: Namespace) -> None:
     """Print one JSON object per sample: `text` without prompt and stop string, `tokens` with every id drawn."""
     sampling, pieces = samples(model, tokenizer, options)
     settings = {name: getattr(options, name) for name in ("checkpoint", "max_new_tokens", "stop")} | sampling.to_dict()
+    settings |= {} if options.max_copy is None else {"max_copy": options.max_copy}
     finished = {row: sample for row, _, sample in pieces}
     for _, sample in sorted(finished.items()):
         record = {"prompt": options.prompt, **sample.to_dict(), "settings": settings}
+        if options.mark_copies:
+            found = copies_of(sample.text, options)
+            record |= {"longest_copy": found.longest, "copies": [copy.to_dict() for copy in found.stretches]}
+        if options.stats:
+            record["stats"] = stats_of(sample.text, options).to_dict()
         show(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def copies_of(text: str, options: Namespace) -> Any:
+    """The stretches of a sample that stand in the training text; one that begins in the prompt is cut there."""
+    from yinggem.memory.copies import find_copies
+
+    return find_copies(options.prompt + text, options.training.chunks(), after=len(options.prompt)).behind(
+        len(options.prompt)
+    )
+
+
+def stats_of(text: str, options: Namespace) -> Any:
+    """The figures of --stats."""
+    from yinggem.memory.text_stats import text_stats
+
+    return text_stats(text, options.training.chunks(), options.prompt)
+
+
+def show_marked(text: str, options: Namespace) -> None:
+    """Print a sample with its copies underlined, or in brackets where the output is not a terminal."""
+    spans = copies_of(text, options).spans()
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        marked = Text(text)
+        for start, end in spans:
+            marked.stylize("bold underline", start, end)
+        Console(highlight=False).print(marked, end="", soft_wrap=True)
+        return
+    for start, end in reversed(spans):
+        text = f"{text[:start]}⟦{text[start:end]}⟧{text[end:]}"
+    show(text)
 
 
 def converse(model: Any, tokenizer: Any, options: Namespace) -> None:
@@ -111,12 +167,27 @@ def generation_parser() -> Parser:
     add("--num-samples", type=whole_number(1, 4096), default=1, metavar="N",
         help="samples with seeds SEED, SEED + 1, ...")
     add("--seed", type=whole_number(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
-    # fmt: on
     add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is)")
+    add("--max-copy", type=copy_length, metavar="N",
+        help="repeat at most N words of the training text in a row; 40c: at most 40 characters")
+    add("--mark-copies", action="store_true", help="mark what stands in the training text, from 8 words on")
+    add("--stats", action="store_true", help="words that the training text lacks, repetitions, the longest copy")
     add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
     add("--json", action="store_true", help="print one JSON object per sample")
+    # fmt: on
     return parser
+
+
+def copy_length(text: str) -> str:
+    """An argparse type: a number of words, or of characters as in 40c."""
+    from yinggem.memory.stretches import Length  # numpy takes a while: not for --help
+
+    try:
+        Length.of(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("max_copy ").rstrip(".")) from None
+    return text
 
 
 def with_escapes(text: str) -> str:
@@ -154,7 +225,7 @@ def read_text(path: str) -> str:
         with open(path, "rb") as file:
             content = file.read(MAX_PROMPT_BYTES + 1)
         if len(content) > MAX_PROMPT_BYTES:
-            raise UserError(f"{path} is longer than {MAX_PROMPT_BYTES >> 20} MB; name a shorter text to continue.")
+            raise UserError(f"{path} is longer than {MAX_PROMPT_BYTES >> 20} MB; name a shorter text.")
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it, or name another file.") from None

@@ -8,6 +8,7 @@ from yinggem.inference.sampling import Sampling
 from yinggem.text.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
+    from yinggem.inference.generation import LogitsStep
     from yinggem.model.transformer import Transformer
 
 
@@ -47,7 +48,10 @@ class StopStrings:
 
 
 class Completion:
-    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length" or "stop")."""
+    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length", "stop" or "copy").
+
+    "copy" is the end where nothing could follow without a copy of the training text that is too long.
+    """
 
     def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str]) -> None:
         self.seed, self.tokens, self.text = seed, list[int](), ""
@@ -63,10 +67,10 @@ class Completion:
         self.text += piece
         return piece
 
-    def finish(self) -> str:
-        """No more ids come: return the rest of the text."""
+    def finish(self, reason: str = "length") -> str:
+        """No more ids come, for this reason: return the rest of the text."""
         piece = self._stops.push(self._decoder.finish())
-        self.finish_reason = "stop" if self._stops.found else "length"
+        self.finish_reason = "stop" if self._stops.found else reason
         piece += self._stops.finish()
         self.text += piece
         return piece
@@ -84,10 +88,12 @@ def complete(
     sampling: Sampling,
     seeds: Sequence[int],
     stops: Sequence[str] = (),
+    steps: "Sequence[LogitsStep]" = (),
 ) -> Iterator[tuple[int, str, Completion]]:
     """Continue `prompt` once per seed, all at once, yielding (number of the sample, new text, the sample so far).
 
-    An empty prompt is continued from a newline, or from id 0 where the tokenizer has none.
+    An empty prompt is continued from a newline, or from id 0 where the tokenizer has none. `steps` are those of
+    `generate`, with a row for each seed.
 
     Raises:
         UserError: the tokenizer cannot encode the prompt (at once), or as `generate` (while it runs).
@@ -99,16 +105,19 @@ def complete(
     samples = [Completion(tokenizer, seed, stops) for seed in seeds]
     device = next(model.parameters()).device
     rows = torch.tensor([prompt_ids(tokenizer, prompt)], device=device).expand(len(seeds), -1)
-    steps = generate(model, rows, max_new_tokens, sampling, seeds)
-    return advance(samples, (tokens.tolist() for tokens in steps))
+    rounds = generate(model, rows, max_new_tokens, sampling, seeds, steps)
+    return advance(samples, (tokens.tolist() for tokens in rounds))
 
 
 def advance(samples: list[Completion], steps: Iterator[list[int]]) -> Iterator[tuple[int, str, Completion]]:
-    """Give each step's ids to the samples, one id each, until all have ended; yields as `complete`."""
+    """Give each step's ids to the samples, one id each, until all have ended; yields as `complete`.
+
+    An id below 0 says that nothing may follow.
+    """
     for tokens in steps:
         for number, (sample, token) in enumerate(zip(samples, tokens, strict=True)):
             if sample.finish_reason is None:
-                yield number, sample.push(token), sample
+                yield number, sample.push(token) if token >= 0 else sample.finish("copy"), sample
         if all(sample.finish_reason for sample in samples):
             return
     for number, sample in enumerate(samples):

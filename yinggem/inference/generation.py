@@ -6,6 +6,7 @@ of all of them is that of the logits processors of transformers.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +20,17 @@ from yinggem.model.transformer import Transformer
 PREFILL = 2048  # prompt tokens per forward pass: bounds the memory that a long prompt takes
 SLOTS = 256  # positions that the cache has room for at first
 LEAST_TEMPERATURE = 1e-5  # below it the likeliest token is certain in float32
+NOTHING = -1  # in the place of an id: the row has ended, for nothing may be drawn
+
+
+class LogitsStep(Protocol):
+    """What changes the logits before the penalty and the filters, and follows the text of every row for that."""
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Logits (B, V) -> logits (B, V), with -inf for what may not be drawn; a row of nothing else ends."""
+
+    def add(self, tokens: Tensor) -> None:
+        """The next ids (B,); those of rows that have ended mean nothing, but are ids."""
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -27,11 +39,13 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def ban(logits: Tensor, banned: Sequence[set[int]]) -> Tensor:
-    """Forbid the ids of each row's set; a row whose every id is banned stays as it is."""
+    """Forbid the ids of each row's set; a row that would have no id left stays as it is."""
     logits = logits.clone()
-    for row, ids in zip(logits, banned, strict=True):
-        if 0 < len(ids) < len(row):
-            row[torch.tensor(list(ids), device=row.device)] = -torch.inf
+    for number, ids in enumerate(banned):
+        if ids:
+            row = logits[number].index_fill(0, torch.tensor(list(ids), device=logits.device), -torch.inf)
+            if bool(row.amax() > -torch.inf):
+                logits[number] = row
     return logits
 
 
@@ -118,12 +132,19 @@ def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: Transformer, prompt: Tensor, max_new_tokens: int, sampling: Sampling, seeds: Sequence[int]
+    model: Transformer,
+    prompt: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    steps: Sequence[LogitsStep] = (),
 ) -> Iterator[Tensor]:
     """Continue each row of `prompt` (B, T), T >= 1, yielding the next ids (B,) as they are made.
 
     Args:
         seeds: one per row; a row's text depends on its own prompt and seed only.
+        steps: applied in their order, before everything that `sampling` asks for. Where they leave a row nothing to
+            draw, NOTHING takes the place of its ids from then on; when all rows have ended, so does generation.
 
     Raises:
         UserError: the prompt is empty, max_new_tokens is below 1, or the model's output is not finite.
@@ -135,19 +156,34 @@ def generate(
     generators = [Generator().manual_seed(seed) for seed in seeds]
     history = History(prompt, model.config.vocab_size, sampling)
     cache, logits = _prefill(model, prompt)
-    step = DecodingStep(model, cache)
+    decode, ended = DecodingStep(model, cache), torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     for number in range(max_new_tokens):
+        logits, ended = _apply(steps, logits, ended)
         tokens = _next_tokens(logits, sampling, history, generators)
-        yield tokens
-        if number + 1 < max_new_tokens:
-            history.add(tokens)
-            logits = step(tokens)
+        yield tokens.masked_fill(ended, NOTHING) if steps else tokens
+        if number + 1 == max_new_tokens or (steps and bool(ended.all())):
+            return
+        history.add(tokens)
+        for step in steps:
+            step.add(tokens)
+        logits = decode(tokens)
+
+
+def _apply(steps: Sequence[LogitsStep], logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits after `steps`, and which rows have ended (B,); those keep logits that something can be drawn from."""
+    if not bool(logits.amax(-1).isfinite().all()):  # NaN in a row makes its maximum NaN
+        raise UserError("The model's output is NaN or infinite: its training diverged; use another checkpoint.")
+    whole = logits
+    for step in steps:
+        logits = step.apply(logits)
+    if steps:
+        ended = ended | logits.amax(-1).isneginf()
+        logits = torch.where(ended[:, None], whole, logits)
+    return logits, ended
 
 
 def _next_tokens(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
     """The next ids (B,)."""
-    if not bool(logits.amax(-1).isfinite().all()):  # NaN in a row makes its maximum NaN
-        raise UserError("The model's output is NaN or infinite: its training diverged; use another checkpoint.")
     logits = apply_filters(logits, sampling, history)
     return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
 

@@ -11,6 +11,7 @@ import torch
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
 from yinggem.inference.completion import complete
+from yinggem.inference.copying import TrainingText
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_context_length
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
@@ -54,6 +55,7 @@ class LanguageModel:
         self, model: Transformer, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
     ) -> None:
         self.model, self.tokenizer, self.context_length, self.memory = model, tokenizer, context_length, memory
+        self._training: TrainingText | None = None  # read once it is needed
 
     @classmethod
     def from_checkpoint(
@@ -83,18 +85,22 @@ class LanguageModel:
         max_new_tokens: int = MAX_NEW_TOKENS,
         seed: int = 0,
         stop: Sequence[str] = (),
+        max_copy: int | str | None = None,
         **sampling: Any,
     ) -> str:
         """The text that follows `prompt`, as `yinggem generate` prints it: the same settings give the same text.
 
         Args:
             stop: texts before which it ends.
+            max_copy: no stretch of more words than this that ends in the text stands in the training text; "40c" are
+                40 characters. The text ends where nothing else can follow. None: no limit.
             sampling: temperature, top_k, top_p and the other fields of `yinggem.inference.sampling.Sampling`.
 
         Raises:
-            UserError: a setting is out of range, or the tokenizer cannot encode the prompt.
+            UserError: a setting is out of range; the tokenizer cannot encode the prompt; `max_copy` without a memory.
         """
-        return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, **sampling))
+        pieces = self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, max_copy=max_copy, **sampling)
+        return "".join(pieces)
 
     def stream(
         self,
@@ -103,13 +109,17 @@ class LanguageModel:
         max_new_tokens: int = MAX_NEW_TOKENS,
         seed: int = 0,
         stop: Sequence[str] = (),
+        max_copy: int | str | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
         """The pieces of the text that `generate` returns, each as soon as it is made."""
         if isinstance(stop, str):
             raise UserError(f"stop must be a list of texts, not {stop!r}; write stop=[{stop!r}].")
         settings = sampling_for(self.tokenizer.name, **sampling)
-        pieces = complete(self.model, self.tokenizer, prompt, max_new_tokens, settings, [seed], stop)
+        if max_copy is not None and self._training is None:
+            self._training = TrainingText(self.memory, self.tokenizer)
+        steps = self._training.steps(max_copy, [prompt]) if self._training else []
+        pieces = complete(self.model, self.tokenizer, prompt, max_new_tokens, settings, [seed], stop, steps)
         return (piece for _, piece, _ in pieces if piece)
 
     def score(self, text: str) -> Score:

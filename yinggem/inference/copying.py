@@ -1,0 +1,75 @@
+"""The training text that a checkpoint carries, and generation without long copies of it."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, from_numpy, inf
+
+from yinggem.common.errors import UserError
+from yinggem.common.progress_bar import show_progress
+from yinggem.memory.copy_guard import CopyGuard, CopyLimit
+from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.stretches import Length, decoded
+from yinggem.text.tokenizer import Tokenizer
+
+
+class CopyStep:
+    """Forbids the ids that `guard` names, row by row: a step of `generate`."""
+
+    def __init__(self, guard: CopyGuard) -> None:
+        self.guard = guard
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Logits (B, V) with -inf for every id that would complete a copy."""
+        forbidden = [self.guard.forbidden(row) for row in range(len(logits))]
+        if not any(map(len, forbidden)):
+            return logits
+        logits = logits.clone()
+        for row, ids in enumerate(forbidden):
+            logits[row, from_numpy(ids).to(logits.device)] = -inf
+        return logits
+
+    def add(self, tokens: Tensor) -> None:
+        """The next ids (B,)."""
+        for row, token in enumerate(tokens.tolist()):
+            self.guard.add(row, token)
+
+
+class TrainingText:
+    """The text that a model was trained on.
+
+    Args:
+        memory: of the model's checkpoint.
+
+    Raises:
+        UserError: there is no memory.
+    """
+
+    def __init__(self, memory: NgramMemory | None, tokenizer: Tokenizer) -> None:
+        if memory is None:
+            raise UserError("This checkpoint does not hold its training text; train a model with memory=ngram.")
+        self.ids, self.tokenizer = memory.ids, tokenizer
+        self._limit: CopyLimit | None = None
+
+    def chunks(self) -> Iterator[str]:
+        """The text from its beginning."""
+        with show_progress("Reading the training text", len(self.ids)) as advance:
+            yield from decoded(self.ids, self.tokenizer, advance)
+
+    def steps(self, max_copy: int | str | Length | None, prompts: Sequence[str]) -> list[CopyStep]:
+        """The steps of `generate` that keep copies to `max_copy` words, or characters as in "40c".
+
+        The first call of a limit makes its index: about a second for 5 MB of text.
+
+        Args:
+            max_copy: None is no limit.
+            prompts: the text before the output, one for each row.
+
+        Raises:
+            UserError: `max_copy` is neither a number of words nor of characters.
+        """
+        if max_copy is None:
+            return []
+        length = Length.of(max_copy)
+        if self._limit is None or self._limit.limit != length:
+            self._limit = CopyLimit(self.chunks(), length, self.tokenizer.tokens)
+        return [CopyStep(CopyGuard(self._limit, prompts))]
