@@ -22,6 +22,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(place):
     done = here(*RUN, "trainer.max_steps=20")
     assert done.status == 0 and "without a network, both together" in done.out, done
@@ -35,6 +36,7 @@ def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(plac
     assert ranked[0] == "bits_per_byte", "the network's own figure is what runs are ranked by"
 
 
+@pytest.mark.slow
 def test_without_a_memory_the_figures_stand_beside_those_of_the_network_and_can_be_left_out(place):
     done = here(*SMALL, "data.path=own.txt", "baseline=true")
     assert done.status == 0 and "without a network" in done.out and "holds the training text" not in done.out, done
@@ -60,6 +62,7 @@ def test_continued_it_ends_with_the_bits_of_a_straight_run(place, stop):
         assert same(one["memory"], other["memory"])
 
 
+@pytest.mark.slow
 def test_the_slice_of_the_fit_is_the_end_of_the_training_split_and_never_trained_on(place):
     changed = TEXT[:5000] + TEXT[5000:5964].translate(str.maketrans("0123456789", "5678901234")) + TEXT[5964:]
     (place / "other.txt").write_text(changed)
@@ -70,6 +73,7 @@ def test_the_slice_of_the_fit_is_the_end_of_the_training_split_and_never_trained
     assert same(one["state_dict"], other["state_dict"]) and not same(one["memory"], other["memory"])
 
 
+@pytest.mark.slow
 def test_a_text_too_short_for_a_fit_has_its_counts_and_fixed_weights(place):
     done = here(*SMALL, "data.path=own.txt", "memory=ngram", "trainer.max_steps=10")
     assert done.status == 0 and " 5,964 tokens to train on" in done.out, done

@@ -273,7 +273,7 @@ def test_a_tokenizer_of_another_size_is_refused(saved):
     content = content_of(saved)
     content["yinggem"] = metadata(ModelConfig(**content["yinggem"]["model_config"]), tokenizer)
     torch.save(content, saved)
-    assert_refused(saved, "3 tokens")
+    assert_refused(saved, "3 ids")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(saved):

@@ -12,7 +12,9 @@ from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.files import append_text, write_atomically
 from yinggem.inference.completion import complete_text, prompt_ids
+from yinggem.inference.memory_step import memory_steps
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.training.final_validation import is_final_validation
 from yinggem.training.module import LanguageModule
@@ -49,11 +51,12 @@ class TextSamples(Callback):
         except UserError as error:
             raise UserError(f"callbacks.samples.{error}") from None
 
-    def text(self, module: LanguageModule, model: Transformer) -> str:
-        """One sample of `model`, the module's own or another with its tokenizer."""
+    def text(self, module: LanguageModule, model: Transformer, memory: NgramMemory | None = None) -> str:
+        """One sample of `model`, the module's own or another with its tokenizer, and of its memory."""
         sampling = replace(self.sampling, repetition_penalty=default_repetition_penalty(module.tokenizer.name))
+        steps = memory_steps(memory, module.tokenizer, self.prompt, 1)
         return self.prompt + complete_text(
-            model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed
+            model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed, steps
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     options.checkpoint = str(find_checkpoint(options.checkpoint))
     model, tokenizer = load_model(options.checkpoint, choose_device(options.device), quantization=options.quantize)
+    options.counts = load_memory(options.checkpoint)
     needs_text = options.max_copy is not None or options.mark_copies or options.stats
-    options.training = TrainingText(load_memory(options.checkpoint), tokenizer) if needs_text else None
+    options.training = TrainingText(options.counts, tokenizer) if needs_text else None
     show_samples = converse if options.interactive else print_objects if options.json else print_text
     show_samples(model, tokenizer, options)
 
@@ -39,9 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
 def samples(model: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
     """The sampling settings, and the pieces of text as `yinggem.completion.complete` makes them."""
     from yinggem.inference.completion import complete
+    from yinggem.inference.memory_step import memory_steps
 
     sampling, seeds = sampling_of(options, tokenizer.name), range(options.seed, options.seed + options.num_samples)
-    steps = options.training.steps(options.max_copy, [options.prompt] * len(seeds)) if options.training else []
+    steps: list[Any] = [*memory_steps(options.counts, tokenizer, options.prompt, len(seeds), options.memory)]
+    steps += options.training.steps(options.max_copy, [options.prompt] * len(seeds)) if options.training else []
     return sampling, complete(
         model, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps
     )
@@ -79,6 +82,7 @@ def print_objects(model: Any, tokenizer: Any, options: Namespace) -> None:
     """Print one JSON object per sample: `text` without prompt and stop string, `tokens` with every id drawn."""
     sampling, pieces = samples(model, tokenizer, options)
     settings = {name: getattr(options, name) for name in ("checkpoint", "max_new_tokens", "stop")} | sampling.to_dict()
+    settings |= {} if options.counts is None else {"memory": 1.0 if options.memory is None else options.memory}
     settings |= {} if options.max_copy is None else {"max_copy": options.max_copy}
     finished = {row: sample for row, _, sample in pieces}
     for _, sample in sorted(finished.items()):
@@ -169,6 +173,8 @@ def generation_parser() -> Parser:
     add("--seed", type=whole_number(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
     add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is)")
+    add("--memory", type=number, metavar="X",
+        help="how much what counting knows is believed: 0 is the network alone (default: 1, as fitted, if it has any)")
     add("--max-copy", type=copy_length, metavar="N",
         help="repeat at most N words of the training text in a row; 40c: at most 40 characters")
     add("--mark-copies", action="store_true", help="mark what stands in the training text, from 8 words on")

@@ -37,7 +37,7 @@ class Outcome:
         checkpoint: its file; None where no checkpoint was wanted, so that it is the last weights.
         figures: as `Evaluation.to_dict`, or `Comparison.to_dict` where counting was measured as well.
         counted: tokens of the training split that were counted; 0 where none were.
-        holds_text: whether the checkpoint holds the training text.
+        memory: of the checkpoint, which then holds the training text.
     """
 
     objective: float
@@ -48,7 +48,7 @@ class Outcome:
     checkpoint: Path | None = None
     figures: dict[str, float] = field(default_factory=dict)
     counted: int = 0
-    holds_text: bool = False
+    memory: NgramMemory | None = None
 
 
 def evaluate_run(
@@ -73,16 +73,15 @@ def evaluate_run(
         model, _ = load_model(kept, module.device)
         step = int(read_checkpoint(kept)["global_step"])
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
-    memory = memory_of(trainer, kept)
-    holds_text = memory is not None
-    if memory is None and baseline and len(split.train):  # that of token shards is never read whole
-        memory = NgramMemory(split.train[:], data.tokenizer.vocab_size)
-    if memory is None:
+    memory = counts = memory_of(trainer, kept)
+    if counts is None and baseline and len(split.train):  # that of token shards is never read whole
+        counts = NgramMemory(split.train[:], data.tokenizer.vocab_size)
+    if counts is None:
         figures: dict[str, float] = evaluate(model, split.val, split.token_bytes, *sizes).to_dict()
     else:
-        figures = evaluate_with_counting(model, split.val, split.token_bytes, *sizes, memory).to_dict()
-    counted = len(memory.counted) if memory else 0
-    return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures, counted, holds_text)
+        figures = evaluate_with_counting(model, split.val, split.token_bytes, *sizes, counts).to_dict()
+    counted = len(counts.counted) if counts else 0
+    return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures, counted, memory)
 
 
 def memory_of(trainer: pl.Trainer, kept: Path | None) -> NgramMemory | None:

@@ -18,6 +18,8 @@ from yinggem.commands.outcome import Outcome
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.program import typed
+from yinggem.inference.copying import TrainingText
+from yinggem.memory.text_stats import text_stats
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.runs.layout import BEST, find_checkpoint
 from yinggem.runs.resume import Resumption
@@ -117,7 +119,11 @@ def print_outcome(
         return
     sampler = next((c for c in trainer.callbacks if isinstance(c, TextSamples)), None)  # type: ignore[attr-defined]
     if sampler is not None:
-        print(f"\n{'─' * 30} a sample {'─' * 30}\n{sampler.text(module, outcome.model).strip()}\n{'─' * 70}")
+        text = sampler.text(module, outcome.model, outcome.memory)
+        print(f"\n{'─' * 30} a sample {'─' * 30}\n{text.strip()}\n{'─' * 70}")
+        if outcome.memory is not None:
+            chunks = TrainingText(outcome.memory, module.tokenizer).chunks()
+            print(f"There, {text_stats(text, chunks)}.")
     figures, is_best = outcome.figures, outcome.checkpoint is not None and outcome.checkpoint.name == BEST
     print(
         f"\nEnded after {outcome.steps:,} steps: {outcome.ended}.\n"
@@ -127,7 +133,7 @@ def print_outcome(
     )
     if outcome.counted:
         print(counting_line(outcome, data.train_tokens + data.held_out))
-    if outcome.holds_text:
+    if outcome.memory is not None:
         print("The checkpoint holds the training text, compressed, for its memory; memory=none leaves it out.")
     print_what_is_there(folder, outcome.checkpoint, data)
 

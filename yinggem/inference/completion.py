@@ -136,7 +136,14 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def complete_text(
-    model: "Transformer", tokenizer: Tokenizer, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int
+    model: "Transformer",
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    steps: "Sequence[LogitsStep]" = (),
 ) -> str:
     """One sample's text without its prompt, all at once."""
-    return "".join(piece for _, piece, _ in complete(model, tokenizer, prompt, max_new_tokens, sampling, [seed]))
+    pieces = complete(model, tokenizer, prompt, max_new_tokens, sampling, [seed], (), steps)
+    return "".join(piece for _, piece, _ in pieces)

@@ -14,6 +14,8 @@ from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_context_length
+from yinggem.inference.generation import LogitsStep
+from yinggem.inference.memory_step import memory_steps
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
@@ -86,6 +88,8 @@ class LanguageModel:
         seed: int = 0,
         stop: Sequence[str] = (),
         max_copy: int | str | None = None,
+        memory: float | None = None,
+        generated: Sequence[tuple[int, int]] = (),
         **sampling: Any,
     ) -> str:
         """The text that follows `prompt`, as `yinggem generate` prints it: the same settings give the same text.
@@ -94,13 +98,15 @@ class LanguageModel:
             stop: texts before which it ends.
             max_copy: no stretch of more words than this that ends in the text stands in the training text; "40c" are
                 40 characters. The text ends where nothing else can follow. None: no limit.
+            memory: from 0, the network alone, to 1, as it was fitted to what counting says; None: 1 if there is one.
+            generated: stretches [from, to) of the prompt, in characters, that a model wrote: they are not counted.
             sampling: temperature, top_k, top_p and the other fields of `yinggem.inference.sampling.Sampling`.
 
         Raises:
             UserError: a setting is out of range; the tokenizer cannot encode the prompt; `max_copy` without a memory.
         """
-        pieces = self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, max_copy=max_copy, **sampling)
-        return "".join(pieces)
+        how: dict[str, Any] = {"max_copy": max_copy, "memory": memory, "generated": generated, **sampling}
+        return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, **how))
 
     def stream(
         self,
@@ -110,6 +116,8 @@ class LanguageModel:
         seed: int = 0,
         stop: Sequence[str] = (),
         max_copy: int | str | None = None,
+        memory: float | None = None,
+        generated: Sequence[tuple[int, int]] = (),
         **sampling: Any,
     ) -> Iterator[str]:
         """The pieces of the text that `generate` returns, each as soon as it is made."""
@@ -118,7 +126,8 @@ class LanguageModel:
         settings = sampling_for(self.tokenizer.name, **sampling)
         if max_copy is not None and self._training is None:
             self._training = TrainingText(self.memory, self.tokenizer)
-        steps = self._training.steps(max_copy, [prompt]) if self._training else []
+        steps: list[LogitsStep] = [*memory_steps(self.memory, self.tokenizer, prompt, 1, memory, generated)]
+        steps += self._training.steps(max_copy, [prompt]) if self._training else []
         pieces = complete(self.model, self.tokenizer, prompt, max_new_tokens, settings, [seed], stop, steps)
         return (piece for _, piece, _ in pieces if piece)
 

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
+from yinggem.inference.completion import prompt_ids
 from yinggem.memory.index import longest_ngram
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
@@ -17,30 +19,63 @@ class MemoryStep:
     """Mixes the memory into the logits of every row.
 
     Args:
-        prompt: (B, T) ids; with those that are added they are the contexts.
+        prompts: ids of every row; with those that are added they are the contexts.
         typed: (N,) ids that are counted beside the training text, as `typed_ids`. What is generated never is: counting
             it would say again what was said.
         share: 0 is the network alone, 1 the fitted mixture.
     """
 
-    def __init__(self, memory: NgramMemory, prompt: Tensor, typed: np.ndarray, share: float = 1.0) -> None:
+    def __init__(
+        self, memory: NgramMemory, prompts: Sequence[Sequence[int]], typed: np.ndarray, share: float = 1.0
+    ) -> None:
         self.memory, self.typed, self.share = memory, typed, share
         longest = longest_ngram(memory.vocab_size) + 1
-        self.contexts = [deque(row[-longest:], maxlen=longest) for row in prompt.tolist()]
+        self.length = len(prompts[0])
+        self.contexts = [deque(row[-longest:], maxlen=longest) for row in prompts]
 
     def apply(self, logits: Tensor) -> Tensor:
         """(B, V) -> the logs of the mixed probabilities, (B, V)."""
         network = logits.float().softmax(-1).cpu().double().numpy()
         mixed = [
-            self.memory.distribution(row, np.array(context), self.typed, self.share)
+            self.memory.distribution(row, np.array(context), self.typed, self.share, self.length)
             for row, context in zip(network, self.contexts, strict=True)
         ]
         return torch.from_numpy(np.log(mixed)).float().to(logits)
 
     def add(self, tokens: Tensor) -> None:
         """Go on after ids (B,)."""
+        self.length += 1
         for context, token in zip(self.contexts, tokens.tolist(), strict=True):
             context.append(token)
+
+
+def memory_steps(
+    memory: NgramMemory | None,
+    tokenizer: Tokenizer,
+    prompt: str,
+    rows: int,
+    share: float | None = None,
+    generated: Sequence[tuple[int, int]] = (),
+) -> list[MemoryStep]:
+    """The steps of `generate` that mix in the memory of a checkpoint, if it has one.
+
+    Args:
+        rows: how often the prompt is continued.
+        share: from 0, the network alone, to 1, the fitted mixture; None: 1 where there is a memory.
+        generated: as `typed_ids`.
+
+    Raises:
+        UserError: `share` is not from 0 to 1, or is asked for without a memory; as `typed_ids`.
+    """
+    if share is not None:
+        check_number("memory", share, 0, 1)
+        if share and memory is None:
+            raise UserError("This checkpoint has no memory; leave --memory out, or train a model with memory=ngram.")
+    if memory is None or share == 0:
+        return []
+    ids = prompt_ids(tokenizer, prompt)
+    typed = typed_ids(tokenizer, prompt, ids if prompt else [], generated)
+    return [MemoryStep(memory, [ids] * rows, typed, 1.0 if share is None else float(share))]
 
 
 def typed_ids(

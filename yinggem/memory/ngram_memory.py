@@ -77,7 +77,7 @@ class NgramMemory:
         return alone, together
 
     def distribution(
-        self, network: np.ndarray, context: np.ndarray, typed: np.ndarray, share: float = 1.0
+        self, network: np.ndarray, context: np.ndarray, typed: np.ndarray, share: float = 1.0, length: int | None = None
     ) -> np.ndarray:
         """Probabilities (V,) of the next token while generating.
 
@@ -86,11 +86,12 @@ class NgramMemory:
             context: (M,) ids before it, of which the last few count.
             typed: ids that a person typed: the only ones beside the training text whose followers are counted.
             share: how far from the network, 0, to the fitted mixture, 1.
+            length: tokens before it, where `context` has only the last of them.
         """
         text, known = self.counts.distribution(context)
         longest = longest_ngram(self.vocab_size) + 1
         window, seen = window_distribution(typed[-READ_BACK:], context, self.vocab_size, longest)
-        features = np.concatenate([known, seen, _positions(1, len(context))[0, -1]])
+        features = np.concatenate([known, seen, [np.log(length or len(context))]])
         weights = self.generating.weights(features) * share
         weights[0] += 1 - share
         return weights[0] * network + weights[1] * text + weights[2] * window
