@@ -1,6 +1,7 @@
 """Generation that repeats no long stretch of its training text: real models, checkpoints and tokenizers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,7 +167,7 @@ def test_steps_apply_in_their_order_before_the_filters(checkpoints):
 
         def add(self, tokens: Tensor) -> None: ...
 
-    def first(*steps: Only, **changes: float) -> int:
+    def first(*steps: Only, **changes: Any) -> int:
         return int(next(generate(model, torch.tensor([[9]]), 1, Sampling(top_k=1, **changes), [0], steps)))
 
     assert (first(Only(7), Only(8)), first(Only(8), Only(7))) == (8, 7)
@@ -190,7 +191,7 @@ def test_a_rule_that_would_leave_nothing_beside_a_limit_gives_way(checkpoints):
 
 def test_the_limit_of_python_programs_is_that_of_the_steps(checkpoints):
     model, loaded = yinggem.load(checkpoints["bpe"], device="cpu"), Loaded(checkpoints["bpe"])
-    settings_ = {"temperature": 1.0, "top_p": None, "repetition_penalty": 1.0, "max_new_tokens": 40}
+    settings_: dict[str, Any] = {"temperature": 1.0, "top_p": None, "repetition_penalty": 1.0, "max_new_tokens": 40}
     for limit in (2, "2", "9c"):
         text = model.generate("a bad", seed=3, max_copy=limit, **settings_)
         assert not has_copy("a bad", text, Length.of(limit))

@@ -106,7 +106,8 @@ def test_stretches_that_are_equal_have_equal_hashes():
 
 def test_ids_decode_to_the_same_text_in_pieces(monkeypatch):
     monkeypatch.setattr("yinggem.memory.stretches.BLOCK_IDS", 3)
-    tokenizer, passed = ByteTokenizer(), []
+    passed: list[int] = []
+    tokenizer = ByteTokenizer()
     ids = tokenizer.encode_array("naïve 漢字€ text")[:-6]
     assert "".join(decoded(ids, tokenizer, passed.append)) == tokenizer.decode(ids.tolist())
     assert sum(passed) == len(ids)

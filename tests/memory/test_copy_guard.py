@@ -57,7 +57,8 @@ def test_forbidden_is_exactly_what_would_complete_a_copy(alphabet, characters, l
 
 
 def tokenizer_of(name: str) -> ByteTokenizer | CharTokenizer | BPETokenizer:
-    tokenizer = {"byte": ByteTokenizer, "char": CharTokenizer}.get(name, lambda: BPETokenizer(280))()
+    made = {"byte": ByteTokenizer, "char": CharTokenizer, "bpe": lambda: BPETokenizer(280)}
+    tokenizer: ByteTokenizer | CharTokenizer | BPETokenizer = made[name]()
     tokenizer.fit(lambda: [TEXT])
     return tokenizer
 
