@@ -1,6 +1,8 @@
 """What may not come next, against trying every token in full."""
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,6 +59,7 @@ def test_forbidden_is_exactly_what_would_complete_a_copy(alphabet, characters, l
 
 
 def tokenizer_of(name: str) -> ByteTokenizer | CharTokenizer | BPETokenizer:
+    made: dict[str, Callable[[], Any]]
     made = {"byte": ByteTokenizer, "char": CharTokenizer, "bpe": lambda: BPETokenizer(280)}
     tokenizer: ByteTokenizer | CharTokenizer | BPETokenizer = made[name]()
     tokenizer.fit(lambda: [TEXT])
