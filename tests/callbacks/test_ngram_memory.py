@@ -11,6 +11,8 @@ from yinggem.callbacks.ngram_memory import MOST_HELD_OUT, Memory
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_memory, read_checkpoint
 from yinggem.memory.mixture import FIXED
+from yinggem.text.tokenizer import ByteTokenizer
+from yinggem.training.streaming import StreamingDataModule
 
 RUN = [*SMALL, "data.path=own.txt", "memory=ngram", "memory.held_out=0.3", "trainer.log_every_n_steps=1"]
 
@@ -88,3 +90,8 @@ def test_how_much_is_held_out():
     for wrong in (0.6, -1, "x", np.nan):
         with pytest.raises(UserError, match=r"memory\.held_out"):
             Memory(wrong)
+
+
+def test_token_shards_have_no_memory_and_one_sentence_says_so(place):
+    with pytest.raises(UserError, match=r"data=streaming.*memory=none"):
+        StreamingDataModule(ByteTokenizer(), "shards").hold_out(100)

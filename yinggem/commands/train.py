@@ -147,7 +147,7 @@ class TrainCommand:
         settings = [word for word in words if word not in self.flags]
         self.typed = [word for word in settings if not word.startswith("ckpt_path=")]
         wanted, place = value_of("ckpt_path", settings), value_of("outputs", settings)
-        if not wanted or wanted in ("null", "auto"):
+        if not wanted or wanted == "null":
             return TODAY, [*self.flags, *self.typed]
         outputs = Path("outputs" if place is None else unquoted(place))
         if self.many:

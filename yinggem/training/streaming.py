@@ -134,6 +134,10 @@ class StreamingDataModule(TextDataModule):
         self.shards, self._text_fingerprint = shards, shards.fingerprint
         self._refuse_less_than(self.batch_size)
 
+    def hold_out(self, tokens: int) -> None:
+        """UserError: a memory counts a text that is read whole."""
+        raise UserError("memory=ngram counts a text that is read whole, and data=streaming is not; use memory=none.")
+
     @property
     def train_windows(self) -> int:
         """Whole blocks of all chunks."""
