@@ -120,11 +120,7 @@ class CharacterTail:
         """Whether a copy that is too long ends somewhere in `text`, if it comes next."""
         whole, size = self.text + text, self.limit + 1
         ends = range(max(size, len(self.text) + 1), len(whole) + 1)
-        return any(self._stands(whole[end - size : end]) for end in ends)
-
-    def _stands(self, stretch: str) -> bool:
-        ends = self.training.ends(stretch[-self.sure :])
-        return any(end >= len(stretch) and self.training.text.startswith(stretch, end - len(stretch)) for end in ends)
+        return any(self.training.ends(whole[end - size : end]) for end in ends)
 
 
 class CopyLimit:
@@ -142,21 +138,40 @@ class CopyLimit:
         longest = max((len(token.decode("utf-8", "replace")) for token in tokens), default=1)
         sure = max(limit.count + 1 - longest, (limit.count + 1) // 2) if limit.characters else limit.count
         self.training = CopyIndex(training, Length(sure, limit.characters))
-        reach = Length(limit.count + 1 - sure, limit.characters)
-        self.vocabulary = Vocabulary(tokens, reach)
+        self.vocabulary = Vocabulary(tokens, Length(limit.count + 1 - sure, limit.characters))
         self.has_replacements = REPLACEMENT in self.training.text
+        self.unsure: list[int] = self.vocabulary.long  # ids of long tokens that are looked at in every step
+        self.never: list[int] = []  # ids of tokens that are copies by themselves
+        self.behind: dict[str, list[int]] = {}  # characters of the training text -> ids of long tokens that follow them
         if limit.characters:
-            long = self.vocabulary.long
-            self.vocabulary.long = [number for number in long if self._may_be_copied(number, reach.count)]
+            self._look_for_long_tokens(sure)
 
-    def _may_be_copied(self, number: int, reach: int) -> bool:
-        """Whether a copy may end behind the first `reach` characters of a token: all of its last ones are the token's.
+    def _look_for_long_tokens(self, sure: int) -> None:
+        """Find in the training text what long tokens begin with: only behind the same characters they complete a copy.
 
-        Not known of a token with half a character.
+        A token of T characters has the first `sure` of its own in every copy that it completes, and limit + 1 - T or
+        more of the text before it.
         """
-        text, sure = self.vocabulary.tokens[number].decode("utf-8", "replace"), self.training.length.count
-        ends = range(reach + 1, len(text) + 1)
-        return REPLACEMENT in text or any(self.training.ends(text[end - sure : end]) for end in ends)
+        long, self.unsure, most = self.vocabulary.long, [], self.limit.count
+        for number in long:
+            text = self.vocabulary.tokens[number].decode("utf-8", "replace")
+            if REPLACEMENT in text:
+                self.unsure.append(number)
+            elif any(self.training.ends(text[end - most - 1 : end]) for end in range(most + 1, len(text) + 1)):
+                self.never.append(number)
+            else:
+                before = max(1, most + 1 - len(text))
+                starts = [end - sure for end in self.training.ends(text[:sure])]
+                for known in {self.training.text[start - before : start] for start in starts if start >= before}:
+                    self.behind.setdefault(known, []).append(number)
+        self.sizes = sorted({len(known) for known in self.behind})
+
+    def long_tokens(self, tail: "WordTail | CharacterTail") -> list[int]:
+        """Ids of the long tokens that may complete a copy behind this tail."""
+        if isinstance(tail, WordTail) or not self.behind:
+            return self.unsure
+        known = (self.behind.get(tail.text[-size:], []) for size in self.sizes)
+        return [*self.unsure, *(number for numbers in known for number in numbers)]
 
     def tail(self) -> WordTail | CharacterTail:
         """The tail of a text that begins."""
@@ -187,18 +202,18 @@ class CopyGuard:
         vocabulary, tail = self.shared.vocabulary, self.tails[row]
         half = self.decoders[row].getstate()[0]  # bytes of a character that is not complete
         now, later = tail.completions()
-        found = [np.empty(0, np.int64)]
+        found = [np.array(self.shared.never, np.int64)]
         if not half:
             found += [vocabulary.all.beginning(text) for text in now]
             found += [vocabulary.behind_space.beginning(text) for text in later]
-        suspects = self._suspects(bool(half), bool(now or later))
+        suspects = self._suspects(tail, bool(half), bool(now or later))
         texts = ((number, (half + vocabulary.tokens[number]).decode("utf-8", "replace")) for number in suspects)
         found.append(np.array([number for number, text in texts if tail.completes(text)], np.int64))
         return np.concatenate(found)
 
-    def _suspects(self, half: bool, near: bool) -> Iterable[int]:
+    def _suspects(self, tail: WordTail | CharacterTail, half: bool, near: bool) -> Iterable[int]:
         """Ids that are looked at one by one, because sorted bytes do not tell what their text will be."""
-        vocabulary = self.shared.vocabulary
+        vocabulary, long = self.shared.vocabulary, self.shared.long_tokens(tail)
         if self.shared.has_replacements:
-            return range(len(vocabulary.tokens)) if half else {*vocabulary.long, *vocabulary.broken}
-        return {*vocabulary.long, *vocabulary.continuing} if half and near else vocabulary.long
+            return range(len(vocabulary.tokens)) if half else {*long, *vocabulary.broken}
+        return {*long, *vocabulary.continuing} if half and near else long

@@ -58,10 +58,13 @@ class CopyIndex:
             return []
         hashes = stretch_hashes(unit_hashes(units), self.kept.count)
         first, last = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
-        wanted = self._as_text(stretch)
-        ends = []
-        for shift in np.flatnonzero(first < last).tolist():
-            for place in self.places[first[shift] : last[shift]].tolist():
+        # Of every `every` places in a row one is kept: the fewest candidates are looked at.
+        candidates = np.concatenate([[0], np.cumsum(last - first)])
+        start = int(np.argmin(candidates[self.every :] - candidates[: -self.every]))
+        wanted, ends = self._as_text(stretch), []
+        for unit in range(start, start + self.every):
+            shift = len(self._as_text(self.length.joined(units[:unit])))
+            for place in self.places[first[unit] : last[unit]].tolist():
                 if place >= shift and self.text.startswith(wanted, place - shift):
                     ends.append(place - shift + len(wanted))
         return ends
