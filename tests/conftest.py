@@ -27,8 +27,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: a worker for every core that this process may use."""
-    return usable_cores()
+    """What `-n auto` means: three workers for every two cores, for many tests wait for processes to end."""
+    return max(1, usable_cores() * 3 // 2)
 
 
 def pytest_collection_finish() -> None:
