@@ -51,15 +51,14 @@ def test_without_a_memory_the_figures_stand_beside_those_of_the_network_and_can_
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [7, 13])
 def test_continued_it_ends_with_the_bits_of_a_straight_run(place, stop):
-    def end() -> list:
-        return [read_checkpoint(newest() / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")]
+    def ends(outputs: str) -> list:
+        return [read_checkpoint(newest(outputs) / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")]
 
     settings = [*RUN, "scheduler=constant", "model.dropout=0.1", "trainer.val_check_interval=5"]
     assert here(*settings, "trainer.max_steps=23", "outputs=straight").status == 0
-    straight = [read_checkpoint(newest("straight") / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")]
     assert here(*settings, f"trainer.max_steps={stop}").status == 0
     assert here("ckpt_path=last", "trainer.max_steps=23").status == 0
-    for one, other in zip(straight, end(), strict=True):
+    for one, other in zip(ends("straight"), ends("outputs"), strict=True):
         assert one["global_step"] == other["global_step"] and same(one["state_dict"], other["state_dict"])
         assert same(one["memory"], other["memory"])
 

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from references import kneser_ney, witten_bell
 
 from yinggem.common.errors import UserError
@@ -12,16 +11,8 @@ from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
 from yinggem.memory.index import longest_ngram
 from yinggem.memory.ngram_memory import COUNTING, NgramMemory
-from yinggem.model.config import ModelConfig
-from yinggem.model.transformer import Transformer
 
 BYTES = np.ones(256, np.uint16)
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    torch.manual_seed(0)
-    return Transformer(ModelConfig(256, 16, 2, 2, None, 24, attention_window=5, initializer_range=0.3)).eval()
 
 
 @pytest.fixture

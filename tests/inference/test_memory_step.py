@@ -9,18 +9,11 @@ from yinggem.inference.completion import complete
 from yinggem.inference.memory_step import MemoryStep, memory_steps, typed_ids
 from yinggem.inference.sampling import Sampling
 from yinggem.memory.ngram_memory import NgramMemory
-from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer
 
 TEXT = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate.\n" * 30
 PLAIN = Sampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0)
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    torch.manual_seed(0)
-    return Transformer(ModelConfig(256, 16, 2, 2, None, 24, attention_window=5, initializer_range=0.3)).eval()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
@@ -46,8 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
     path = find_checkpoint(options.checkpoint)
-    model, tokenizer = load_model(path, choose_device(options.device), quantization=options.quantize)
-    entry = read_checkpoint(path)["yinggem"]
+    device, content = choose_device(options.device), read_checkpoint(path)
+    model, tokenizer = load_model(path, device, quantization=options.quantize, checkpoint=content)
+    entry = content["yinggem"]
     text = text_to_evaluate(options, entry)
     context_length = options.context_length or trained_context_length(entry)
     split, notes = open_recorded_text(text, tokenizer)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     if text.source == "streaming" and options.split != "val":
         raise UserError(f"--split {options.split} is for texts; of token shards only the validation part is evaluated.")
     ids = split.train + split.val if options.split == "all" else getattr(split, options.split)
-    memory = memory_to_compare(options, path, split)
+    memory = memory_to_compare(options, load_memory(path, content), split)
     if options.adaptive and memory is None:
         raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
     about_text = (model, ids, split.token_bytes, context_length, options.batch_size)
@@ -74,14 +74,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}")
 
 
-def memory_to_compare(options: argparse.Namespace, path: Path, split: TokenizedSplit) -> NgramMemory | None:
+def memory_to_compare(
+    options: argparse.Namespace, memory: NgramMemory | None, split: TokenizedSplit
+) -> NgramMemory | None:
     """What counting knows of the training text: from the checkpoint, or from the text of the run.
 
     None for text that may have been counted itself, and where the training text is not at hand.
     """
     if options.split != "val":
         return None
-    memory = load_memory(path)
     if memory is None and options.data is None and len(split.train):
         memory = NgramMemory(split.train[:], len(split.token_bytes))
     return memory

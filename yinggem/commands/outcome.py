@@ -68,12 +68,14 @@ def evaluate_run(
         model = module.whole_model().eval()  # on every process
     if not trainer.is_global_zero:
         return Outcome(monitored, ended, steps)
-    step = steps
+    step, memory = steps, memory_of_run(trainer)
     if kept is not None:
-        model, _ = load_model(kept, module.device)
-        step = int(read_checkpoint(kept)["global_step"])
+        content = read_checkpoint(kept)
+        memory = load_memory(kept, content)
+        model, _ = load_model(kept, module.device, checkpoint=content)
+        step = int(content["global_step"])
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
-    memory = counts = memory_of(trainer, kept)
+    counts = memory
     if counts is None and baseline and len(split.train):  # that of token shards is never read whole
         counts = NgramMemory(split.train[:], data.tokenizer.vocab_size)
     if counts is None:
@@ -84,10 +86,8 @@ def evaluate_run(
     return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures, counted, memory)
 
 
-def memory_of(trainer: pl.Trainer, kept: Path | None) -> NgramMemory | None:
-    """The memory of the checkpoint that is kept, or of the run where none is; None where it trains without one."""
-    if kept is not None:
-        return load_memory(kept)
+def memory_of_run(trainer: pl.Trainer) -> NgramMemory | None:
+    """The memory that the run trains with; None where there is none."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.memory for callback in callbacks if isinstance(callback, Memory)), None)
 

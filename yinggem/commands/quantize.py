@@ -33,10 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
         raise UserError(f"--output {options.output} is the checkpoint itself, and quantized weights cannot be trained; "
                         "name another file.")  # fmt: skip
-    model, tokenizer = load_model(path, quantization=options.quantize)
-    entry = read_checkpoint(path)["yinggem"]
+    content = read_checkpoint(path)
+    model, tokenizer = load_model(path, quantization=options.quantize, checkpoint=content)
+    entry = content["yinggem"]
     kept = {name: entry[name] for name in ("context_length", "data") if name in entry}
-    memory = load_memory(path)
+    memory = load_memory(path, content)
     save_model(options.output, model, tokenizer, memory, **kept)
     if memory:
         print("The training text is in it, compressed, for its memory.")

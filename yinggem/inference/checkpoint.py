@@ -57,13 +57,16 @@ def memory_entry(memory: NgramMemory) -> dict[str, Any]:
     return {"memory": memory.to_dict() | {"ids": ids}}
 
 
-def load_memory(path: str | Path) -> NgramMemory | None:
+def load_memory(path: str | Path, checkpoint: dict[str, Any] | None = None) -> NgramMemory | None:
     """The memory of a checkpoint; None where it has none.
+
+    Args:
+        checkpoint: what `read_checkpoint` gave of it, where it was read already.
 
     Raises:
         UserError: as `read_checkpoint`, and where the memory is damaged or not that of the model's tokenizer.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     entry = checkpoint.get("memory")
     if entry is None:
         return None
@@ -99,18 +102,20 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
+    checkpoint: dict[str, Any] | None = None,
 ) -> tuple[Transformer, Tokenizer]:
     """Rebuild the model of a checkpoint, in eval mode and in memory of its own, and its tokenizer.
 
     Args:
         dtype: of the weights, those that are integers excepted; None as they are in the file.
         quantization: see `yinggem.model.quantization.quantize`; None as in the file.
+        checkpoint: as `load_memory`.
 
     Raises:
         UserError: as `read_checkpoint`, when architecture, weights and tokenizer do not belong together, and as
             `quantize`.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     entry = checkpoint["yinggem"]
     try:
         config, tokenizer = ModelConfig.from_dict(entry.get("model_config")), from_state_dict(entry.get("tokenizer"))

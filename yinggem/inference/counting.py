@@ -7,11 +7,10 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.common.progress_bar import show_progress
-from yinggem.inference.evaluation import Evaluation
+from yinggem.inference.evaluation import Evaluation, evaluation_rows
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
-from yinggem.text.windows import Ids, cut_windows, evaluation_batches
+from yinggem.text.windows import Ids
 
 MOST_ADAPTIVE = 1 << 24  # tokens that are counted in one piece
 
@@ -55,21 +54,16 @@ def evaluate_with_counting(
     Raises:
         UserError: there is nothing to predict; `adaptive` with more than MOST_ADAPTIVE tokens.
     """
-    if len(ids) < 2:
-        raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     if adaptive and len(ids) > MOST_ADAPTIVE:
         raise UserError(f"--adaptive counts up to {MOST_ADAPTIVE:,} tokens, and these are {len(ids):,}; leave it out.")
     device, total, pieces = model.norm.weight.device, Comparison(), []
-    with show_progress("Evaluating", len(ids) - 1) as advance:
-        for windows in evaluation_batches(len(ids), context_length, batch_size):
-            rows = cut_windows(ids, windows)
-            block = torch.from_numpy(rows).to(device)
-            nats = model.loss(block[:, :-1], block[:, 1:], reduction="none").cpu().double().numpy()
-            if adaptive:
-                pieces.append(nats.ravel())
-            else:
-                total += compared(rows, nats, token_bytes, memory)
-            advance(rows[:, 1:].size)
+    for rows in evaluation_rows(ids, context_length, batch_size):
+        block = torch.from_numpy(rows).to(device)
+        nats = model.loss(block[:, :-1], block[:, 1:], reduction="none").cpu().double().numpy()
+        if adaptive:
+            pieces.append(nats.ravel())
+        else:
+            total += compared(rows, nats, token_bytes, memory)
     return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory) if adaptive else total
 
 

@@ -5,6 +5,7 @@ Training validates with the same pieces: `yinggem.text.windows` cuts the text, `
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -92,16 +93,23 @@ def evaluate(
     Raises:
         UserError: there is nothing to predict.
     """
-    if len(ids) < 2:
-        raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     device, total = model.norm.weight.device, Evaluation()
     lengths = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
+    for rows in evaluation_rows(ids, context_length, batch_size):
+        block = torch.from_numpy(rows).to(device)
+        total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths)
+    return total
+
+
+def evaluation_rows(ids: Ids, context_length: int, batch_size: int) -> Iterator[np.ndarray]:
+    """The windows of a full pass in batches (B, T + 1), with a progress bar; UserError where nothing is to predict."""
+    if len(ids) < 2:
+        raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     with show_progress("Evaluating", len(ids) - 1) as advance:
         for windows in evaluation_batches(len(ids), context_length, batch_size):
-            block = torch.from_numpy(cut_windows(ids, windows)).to(device)
-            total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths)
-            advance(block[:, 1:].numel())
-    return total
+            rows = cut_windows(ids, windows)
+            yield rows
+            advance(rows[:, 1:].size)
 
 
 @torch.inference_mode()

@@ -72,8 +72,9 @@ class LanguageModel:
         Raises:
             UserError: as `load_model`, and a device that this machine does not have.
         """
-        model, tokenizer = load_model(path, choose_device(device), quantization=quantization)
-        return cls(model, tokenizer, trained_context_length(read_checkpoint(path)["yinggem"]), load_memory(path))
+        place, content = choose_device(device), read_checkpoint(path)
+        model, tokenizer = load_model(path, place, quantization=quantization, checkpoint=content)
+        return cls(model, tokenizer, trained_context_length(content["yinggem"]), load_memory(path, content))
 
     @property
     def config(self) -> ModelConfig:

@@ -10,7 +10,6 @@ from torch import Tensor
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
 from yinggem.inference.completion import prompt_ids
-from yinggem.memory.index import longest_ngram
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
 
@@ -29,9 +28,8 @@ class MemoryStep:
         self, memory: NgramMemory, prompts: Sequence[Sequence[int]], typed: np.ndarray, share: float = 1.0
     ) -> None:
         self.memory, self.typed, self.share = memory, typed, share
-        longest = longest_ngram(memory.vocab_size) + 1
         self.length = len(prompts[0])
-        self.contexts = [deque(row[-longest:], maxlen=longest) for row in prompts]
+        self.contexts = [deque(row[-memory.longest :], maxlen=memory.longest) for row in prompts]
 
     def apply(self, logits: Tensor) -> Tensor:
         """(B, V) -> the logs of the mixed probabilities, (B, V)."""

@@ -18,6 +18,7 @@ from yinggem.memory.window_counts import score_windows, window_distribution
 COUNTED_TOKENS = 1 << 24  # of a longer text the last so many are counted, which are nearest to what is asked about
 MOST_TOKENS = 1 << 31  # of a checkpoint's memory
 READ_BACK = 1 << 16  # tokens of what a person typed that are counted, the last ones
+WINDOW = 2, slice(3, 6)  # where the window stands among the sources, and among the features
 ALL, COUNTING = (True, True, True), (False, True, True)  # of yinggem.memory.mixture.SOURCES
 
 
@@ -43,6 +44,11 @@ class NgramMemory:
         """The ids that are counted: the last COUNTED_TOKENS."""
         return self.ids[-COUNTED_TOKENS:]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest context that is looked for in a window."""
+        return longest_ngram(self.vocab_size) + 1
+
     @cached_property
     def counts(self) -> TextCounts:
         """Of the training text, from an index that is made once for every text."""
@@ -53,6 +59,11 @@ class NgramMemory:
         """`compressed`, made once for every text."""
         return cached_bytes(self.ids, self.vocab_size, lambda: compressed(self.ids, self.vocab_size), self.cache_dir)
 
+    def _all_sources(self, rows: np.ndarray, network: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `sources`, the network's probabilities before the others: (B, T, 3)."""
+        counted, features = self.sources(rows)
+        return np.concatenate([np.exp(-network)[..., None], counted], -1), features
+
     def sources(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What counting says of rows[:, 1:], for `rows` (B, T + 1) of ids.
 
@@ -60,7 +71,7 @@ class NgramMemory:
             Probabilities (B, T, 2) of the text and of the window, and the features (B, T, F) of the mixture.
         """
         text, known = self.counts.score(rows)
-        window, seen = score_windows(rows, self.vocab_size, longest_ngram(self.vocab_size) + 1)
+        window, seen = score_windows(rows, self.vocab_size, self.longest)
         return np.stack([text, window], -1), np.concatenate([known, seen, _positions(*text.shape)], -1)
 
     def score(self, rows: np.ndarray, network: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +80,7 @@ class NgramMemory:
         Args:
             network: (B, T) float64, the network's nats.
         """
-        counted, features = self.sources(rows)
-        probabilities = np.concatenate([np.exp(-network)[..., None], counted], -1)
+        probabilities, features = self._all_sources(rows, network)
         alone, together = (
             -np.log((self.scoring.weights(features, sources) * probabilities).sum(-1)) for sources in (COUNTING, ALL)
         )
@@ -89,8 +99,7 @@ class NgramMemory:
             length: tokens before it, where `context` has only the last of them.
         """
         text, known = self.counts.distribution(context)
-        longest = longest_ngram(self.vocab_size) + 1
-        window, seen = window_distribution(typed[-READ_BACK:], context, self.vocab_size, longest)
+        window, seen = window_distribution(typed[-READ_BACK:], context, self.vocab_size, self.longest)
         features = np.concatenate([known, seen, [np.log(length or len(context))]])
         weights = self.generating.weights(features) * share
         weights[0] += 1 - share
@@ -104,12 +113,11 @@ class NgramMemory:
         Args:
             network: (B, T) float64, the network's nats.
         """
-        counted, features = self.sources(rows)
-        probabilities = np.concatenate([np.exp(-network)[..., None], counted], -1)
+        probabilities, features = self._all_sources(rows, network)
         scoring = self.scoring.fitted(_flat(features), _flat(probabilities), ALL)
         typed = np.arange(len(rows)) % 4 * rows.shape[1] // 4  # prompts of several lengths, and none
-        longest = longest_ngram(self.vocab_size) + 1
-        probabilities[..., 2], features[..., 3:6] = score_windows(rows, self.vocab_size, longest, typed)
+        source, about = WINDOW
+        probabilities[..., source], features[..., about] = score_windows(rows, self.vocab_size, self.longest, typed)
         generated = np.arange(1, rows.shape[1]) >= typed[:, None]
         generating = self.generating.fitted(features[generated], probabilities[generated], ALL)
         return replace(self, scoring=scoring, generating=generating)
