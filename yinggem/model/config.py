@@ -23,8 +23,9 @@ class ModelConfig:
     """The architecture of a `Transformer`, and nothing about how it is trained or run.
 
     Defaults are YingGem-T1. `num_key_value_heads=None` means as many as query heads; `attention_window=None`
-    means full causal attention; `head_bias=None` gives the head a bias where `bias` is true. Dropout rates are probabilities. `activation` and `norm` are names in
-    `yinggem.model.activations.ACTIVATIONS` and `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm.
+    means full causal attention; `head_bias=None` gives the head a bias where `bias` is true. Dropout rates are
+    probabilities. `activation` and `norm` are names in `yinggem.model.activations.ACTIVATIONS` and
+    `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm.
 
     Raises:
         UserError: a value has the wrong type or is out of range; the sentence names it and the remedy.
