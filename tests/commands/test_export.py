@@ -13,6 +13,7 @@ from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize
 from yinggem.model.transformer import Transformer
+from yinggem.runs.result import write_result
 from yinggem.text.tokenizer import ByteTokenizer
 
 TEXT = "To be, or not to be: that is the question.\n" * 20
@@ -66,6 +67,27 @@ def test_a_safetensors_file_is_the_model_without_where_its_text_lay(typed, check
     assert b"somebody" not in output.read_bytes()
     words = ("generate", "--prompt", "To", "--max-new-tokens", 20, "--checkpoint")
     assert typed(*words, output).out == typed(*words, checkpoint, "--memory", 0).out
+
+
+def test_the_model_card_says_what_it_learnt_and_how_good_it_is(typed, checkpoint, tmp_path):
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True)
+    checkpoint.rename(best)
+    write_result(
+        tmp_path / "run", {"bits_per_byte": 2.25, "counting_bits_per_byte": 2.5, "together_bits_per_byte": 2.0}
+    )
+    done = typed(
+        "export", "--checkpoint", tmp_path / "run", "--format", "hf", tmp_path / "hf", "--license", "mit\nx: y"
+    )
+    assert done.status == 0 and "memory was left out" in done.out
+    card = (tmp_path / "hf" / "README.md").read_text()
+    for line in ("license: mit_x_ y", "first 90 % of poems, by characters", "| the network alone | 2.2500 |",
+                 "| counting its training text alone | 2.5000 |", "| both together | 2.0000 |"):  # fmt: skip
+        assert line in card
+    assert "trust_remote_code" not in card and "somebody" not in card
+    best.rename(tmp_path / "copy.ckpt")  # no run, no figures
+    typed("export", "--checkpoint", tmp_path / "copy.ckpt", "--format", "hf", tmp_path / "hf")
+    assert "Not known here" in (tmp_path / "hf" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(name for name in FORMATS if not FORMATS[name].holds_memory))

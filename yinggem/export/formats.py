@@ -30,6 +30,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "hf": Format("hf", "transformers, from a folder"),
     "safetensors": Format("safetensors", "yinggem generate, without pickles", holds_memory=True),
 }
 

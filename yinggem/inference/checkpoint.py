@@ -130,7 +130,7 @@ def load_model(
     if kept_as not in (None, *QUANTIZATIONS):
         raise refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
     weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
-    with torch.device("meta"), _SkipInitialisation():
+    with torch.device("meta"), SkipInitialisation():
         model = Transformer(config)
         if kept_as:
             quantize(model, kept_as)
@@ -208,7 +208,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-class _SkipInitialisation(TorchFunctionMode):
+class SkipInitialisation(TorchFunctionMode):
     """Skips initialisation: weights are replaced anyway, and random numbers on "meta" import a compiler for 1 s."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
