@@ -17,7 +17,7 @@ from yinggem.inference.evaluation import Evaluation, evaluate, trained_context_l
 from yinggem.inference.language_model import LanguageModel
 from yinggem.inference.starter import memory_of
 from yinggem.inference.surprise_page import MOST_TOKENS, pieces_of, surprise_page
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_model
 from yinggem.text.corpus import NAMED, TokenizedSplit
@@ -118,7 +118,7 @@ def memory_to_compare(
     if options.split != "val":
         return None
     if memory is None and options.data is None and len(split.train):
-        memory = NgramMemory(split.train[:], len(split.token_bytes))
+        memory = NgramMemory(split.train[-COUNTED_TOKENS:], len(split.token_bytes))
     return memory
 
 
