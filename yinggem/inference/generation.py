@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from yinggem.common.errors import UserError
+from yinggem.inference.draws import draw, uniform
 from yinggem.inference.sampling import Sampling
 from yinggem.model.decoding import DecodingStep
 from yinggem.model.kv_cache import KVCache
@@ -116,18 +117,10 @@ def apply_filters(logits: Tensor, sampling: Sampling, history: History) -> Tenso
     return logits
 
 
-def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
-    """Draw one id per row (B,) from logits (B, V), row k with generator k alone.
-
-    Inverse transform sampling: the first id up to which the probabilities sum to more than a uniform number. In float64
-    rounding moves that number across a boundary about once in a million tokens, so a row draws the same whatever else
-    is in its batch. It runs on the CPU: some devices (Apple's MPS) have no float64, and the generators are there too.
-    """
-    mass = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)
-    draws = [torch.rand(1, dtype=mass.dtype, generator=generator) for generator in generators]
-    total = mass[:, -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))  # past the last id that may be drawn there is nothing
-    return torch.searchsorted(mass, (torch.stack(draws) * total).minimum(below), right=True)[:, 0].to(logits.device)
+def sample(logits: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Draw one id per row (B,) from logits (B, V), row k with uniform number k alone, as `draw` does on the CPU."""
+    rows = zip(logits.float().cpu().numpy(), numbers, strict=True)
+    return torch.tensor([draw(row, number) for row, number in rows], device=logits.device)
 
 
 @torch.inference_mode()
@@ -142,7 +135,7 @@ def generate(
     """Continue each row of `prompt` (B, T), T >= 1, yielding the next ids (B,) as they are made.
 
     Args:
-        seeds: one per row; a row's text depends on its own prompt and seed only.
+        seeds: one per row; a row's text depends on its own prompt and seed only, whatever the engine.
         steps: applied in their order, before everything that `sampling` asks for. Where they leave a row nothing to
             draw, NOTHING takes the place of its ids from then on; when all rows have ended, so does generation.
 
@@ -153,13 +146,12 @@ def generate(
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
     if not prompt.size(1):
         raise UserError("The prompt is empty; generation needs one token to start from.")
-    generators = [Generator().manual_seed(seed) for seed in seeds]
     history = History(prompt, model.config.vocab_size, sampling)
     cache, logits = _prefill(model, prompt)
     decode, ended = DecodingStep(model, cache), torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     for number in range(max_new_tokens):
         logits, ended = _apply(steps, logits, ended)
-        tokens = _next_tokens(logits, sampling, history, generators)
+        tokens = _next_tokens(logits, sampling, history, [uniform(seed, number) for seed in seeds])
         yield tokens.masked_fill(ended, NOTHING) if steps else tokens
         if number + 1 == max_new_tokens or (steps and bool(ended.all())):
             return
@@ -182,10 +174,10 @@ def _apply(steps: Sequence[LogitsStep], logits: Tensor, ended: Tensor) -> tuple[
     return logits, ended
 
 
-def _next_tokens(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
+def _next_tokens(logits: Tensor, sampling: Sampling, history: History, numbers: Sequence[float]) -> Tensor:
     """The next ids (B,)."""
     logits = apply_filters(logits, sampling, history)
-    return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
+    return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, numbers)
 
 
 def _prefill(model: Transformer, prompt: Tensor) -> tuple[KVCache, Tensor]:
