@@ -21,10 +21,11 @@ from decoding import make_model
 from machine import print_limits
 from torch import nn
 
-from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.evaluation import evaluate, trained_context_length
 from yinggem.inference.generation import generate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.stored_model import read_model
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.model.quantization import quantize
@@ -98,7 +99,7 @@ def print_quality(path: str, data: str, data_path: str | None) -> None:
     """Bits per byte of the validation split."""
     model, tokenizer = load_model(path)
     split = tokenize(open_corpus(data, data_path), tokenizer, None, 0.1, "characters")
-    length = trained_context_length(read_checkpoint(path))
+    length = trained_context_length(read_model(path).entry)
 
     def bits(model: Transformer) -> float:
         return evaluate(model, split.val, split.token_bytes, length).to_dict()["bits_per_byte"]

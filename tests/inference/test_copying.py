@@ -13,11 +13,12 @@ from torch import Tensor
 
 import yinggem
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, save_model
+from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import Completion, complete
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.generation import NOTHING, generate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.memory.stretches import Length
 from yinggem.model.config import ModelConfig
@@ -61,7 +62,7 @@ class Loaded:
 
     def __init__(self, path: Path) -> None:
         self.model, self.tokenizer = load_model(path)
-        self.training = TrainingText(load_memory(path), self.tokenizer)
+        self.training = TrainingText(read_model(path).memory, self.tokenizer)
 
     def samples(
         self, prompt: str, limit: str | None, seeds: list[int], sampling: Sampling = FREE, tokens: int = 40

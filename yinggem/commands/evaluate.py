@@ -7,10 +7,11 @@ from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import evaluate, trained_context_length
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
@@ -45,9 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
     path = find_checkpoint(options.checkpoint)
-    device, content = choose_device(options.device), read_checkpoint(path)
-    model, tokenizer = load_model(path, device, quantization=options.quantize, checkpoint=content)
-    entry = content["yinggem"]
+    device, stored = choose_device(options.device), read_model(path)
+    model, tokenizer = load_model(path, device, quantization=options.quantize, stored=stored)
+    entry = stored.entry
     text = text_to_evaluate(options, entry)
     context_length = options.context_length or trained_context_length(entry)
     split, notes = open_recorded_text(text, tokenizer)
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     if text.source == "streaming" and options.split != "val":
         raise UserError(f"--split {options.split} is for texts; of token shards only the validation part is evaluated.")
     ids = split.train + split.val if options.split == "all" else getattr(split, options.split)
-    memory = memory_to_compare(options, load_memory(path, content), split)
+    memory = memory_to_compare(options, stored.memory, split)
     if options.adaptive and memory is None:
         raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
     about_text = (model, ids, split.token_bytes, context_length, options.batch_size)

@@ -23,20 +23,17 @@ MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
 def main(arguments: list[str] | None = None) -> None:
     """Check the arguments, load the model, generate."""
     options = parse_generation(arguments)
-    from yinggem.inference.checkpoint import (  # torch takes a second: not for --help
-        load_memory,
-        load_model,
-        read_checkpoint,
-    )
+    from yinggem.inference.checkpoint import load_model  # torch takes a second: not for --help
     from yinggem.inference.copying import TrainingText
     from yinggem.inference.device import choose_device
+    from yinggem.inference.stored_model import read_model
     from yinggem.runs.layout import find_checkpoint
 
     options.checkpoint = str(find_checkpoint(options.checkpoint))
     path, device = options.checkpoint, choose_device(options.device)
-    content = read_checkpoint(path)
-    model, tokenizer = load_model(path, device, quantization=options.quantize, checkpoint=content)
-    options.counts = load_memory(path, content)
+    stored = read_model(path)
+    model, tokenizer = load_model(path, device, quantization=options.quantize, stored=stored)
+    options.counts = stored.memory
     needs_text = options.max_copy is not None or options.mark_copies or options.stats
     options.training = TrainingText(options.counts, tokenizer) if needs_text else None
     show_samples = converse if options.interactive else print_objects if options.json else print_text

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.device import choose_device
@@ -17,6 +17,7 @@ from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_con
 from yinggem.inference.generation import LogitsStep
 from yinggem.inference.memory_step import memory_steps
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
@@ -72,9 +73,9 @@ class LanguageModel:
         Raises:
             UserError: as `load_model`, and a device that this machine does not have.
         """
-        place, content = choose_device(device), read_checkpoint(path)
-        model, tokenizer = load_model(path, place, quantization=quantization, checkpoint=content)
-        return cls(model, tokenizer, trained_context_length(content["yinggem"]), load_memory(path, content))
+        place, stored = choose_device(device), read_model(path)
+        model, tokenizer = load_model(path, place, quantization=quantization, stored=stored)
+        return cls(model, tokenizer, trained_context_length(stored.entry), stored.memory)
 
     @property
     def config(self) -> ModelConfig:
