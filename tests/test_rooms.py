@@ -36,6 +36,7 @@ ELSEWHERE = {
     "common/progress_bar.py": "common/test_streams.py",
     "common/stopping.py": "commands/test_command_line.py",
     "common/verified_files.py": "text/test_token_cache.py",
+    "engine/weights.py": "engine/test_engine.py",
     "inference/completion.py": "inference/test_generation.py",
     "inference/sampling.py": "inference/test_generation.py",
     "inference/verification.py": "inference/test_checkpoint.py",
