@@ -28,7 +28,7 @@ def load(
 
     Args:
         path_or_run: a checkpoint, a run folder, or None for the newest run in outputs/ of the current folder.
-        device: "cpu", "cuda" ...; None is the fastest there is.
+        device: "cpu", "cuda" ...; None is the fastest there is for a model of this size.
         quantization: "int8" or "int4" for smaller and faster weights; None as they are in the checkpoint.
 
     Raises:

@@ -136,7 +136,9 @@ def _check_fit(path: str | Path, weights: dict[str, StoredTensor], config: Model
             raise refusal(path, f"holds values under {name[:80]!r} that weights cannot have")
 
 
-def numbers_of(weights: Mapping[str, StoredTensor]) -> dict[str, np.ndarray]:
-    """The arrays of weights, bfloat16 and float16 as float32."""
-    found = {name: tensor.numbers() for name, tensor in weights.items()}
-    return {name: one.astype(np.float32, copy=False) if one.dtype.kind == "f" else one for name, one in found.items()}
+def engine_weights(stored: StoredModel) -> dict[str, np.ndarray]:
+    """The weights as `yinggem.engine` takes them: floats as float32; the bfloat16 of quantized ones as uint16."""
+    if stored.quantization:
+        kept = {name: (tensor.bits, tensor.dtype) for name, tensor in stored.weights.items()}
+        return {name: bits.view(np.uint16) if dtype == "bfloat16" else bits for name, (bits, dtype) in kept.items()}
+    return {name: tensor.numbers().astype(np.float32, copy=False) for name, tensor in stored.weights.items()}

@@ -14,12 +14,10 @@ import math
 
 from torch import Tensor, nn
 
-from yinggem.common.errors import UserError
-from yinggem.model.config import QUANTIZATIONS
 from yinggem.model.kernels.integer_matrix import Int4Matrix, Int8Matrix, QuantizedMatrix
 from yinggem.model.layers import TiedHead
 from yinggem.model.transformer import Transformer
-from yinggem.model.weights import kind_of_matrix
+from yinggem.model.weights import check_quantization, diverged, kind_of_matrix
 
 
 class _Embedding(QuantizedMatrix):
@@ -86,16 +84,13 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
     Raises:
         UserError: the kind is unknown, or not the one the model has already; or some weights are NaN or infinite.
     """
-    if kind not in QUANTIZATIONS:
-        raise UserError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {str(kind)[:40]!r}.")
     before = quantization_of(model)
+    check_quantization(kind, before)
     if before == kind:
         return model
-    if before:
-        raise UserError(f"The weights are {before} already; make {kind} from the checkpoint those were made from.")
     for name, parameter in model.named_parameters():
         if not parameter.is_meta and not all(math.isfinite(x.item()) for x in (parameter.amin(), parameter.amax())):
-            raise UserError(f"Some weights in {name} are NaN or infinite: training diverged; use another checkpoint.")
+            raise diverged(name)
     embedding = EMBEDDINGS[kind_of_matrix(model.embedding.weight.shape, kind)](model.embedding.weight)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

@@ -4,12 +4,13 @@ Whatever reads a checkpoint holds it against this, with torch or without.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 
+from yinggem.common.errors import UserError
 from yinggem.model.activations import ACTIVATIONS
-from yinggem.model.config import ModelConfig
+from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.norms import NORMS
 
 Shape = tuple[int, ...]
@@ -99,6 +100,21 @@ def are_finite(values: np.ndarray) -> bool:
     return not values.size or all(math.isfinite(value) for value in (values.min(), values.max()))
 
 
-def nan_or_infinite(weights: Iterator[tuple[str, np.ndarray]]) -> str | None:
-    """The name of the first that holds a number that is not finite."""
-    return next((name for name, values in weights if not are_finite(values)), None)
+def check_finite(weights: Mapping[str, np.ndarray]) -> None:
+    """UserError where a weight is NaN or infinite."""
+    for name, values in weights.items():
+        if values.dtype.kind == "f" and not are_finite(values):
+            raise diverged(name)
+
+
+def diverged(name: str) -> UserError:
+    """What is wrong with a matrix that holds numbers which are not finite."""
+    return UserError(f"Some weights in {name} are NaN or infinite: training diverged; use another checkpoint.")
+
+
+def check_quantization(kind: str | None, before: str | None = None) -> None:
+    """UserError where `kind` is unknown, or weights that are kept as `before` cannot be made into it."""
+    if kind not in (None, *QUANTIZATIONS):
+        raise UserError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {str(kind)[:40]!r}.")
+    if kind and before not in (None, kind):
+        raise UserError(f"The weights are {before} already; make {kind} from the checkpoint those were made from.")
