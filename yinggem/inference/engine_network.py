@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from yinggem.engine.engine import MAX_ROWS, Engine, sampling_refusal
+from yinggem.engine.engine import Engine, sampling_refusal
 from yinggem.inference.sampling import Sampling
 from yinggem.model.config import ModelConfig
 
@@ -20,14 +20,13 @@ class EngineNetwork:
     """Computes in C, on the CPU. Texts take rows of an engine; where none are left, of another one.
 
     Args:
-        make: a new engine of MAX_ROWS rows.
+        make: a new engine.
     """
-
-    most_rows: int | None = MAX_ROWS
 
     def __init__(self, config: ModelConfig, make: Callable[[], Engine]) -> None:
         self.config, self._make, self._lock = config, make, threading.Lock()
         first = make()
+        self.most_rows: int | None = first.rows
         self._free: list[tuple[Engine, list[int]]] = [(first, [*range(first.rows)])]
         self.about = f"C on cpu: {first.kernels}, {first.storage}, threads: {first.threads}"
 

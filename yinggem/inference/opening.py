@@ -74,4 +74,4 @@ def network_of(model: "Transformer") -> Network:
     if refusal or quantization_of(model) or model.config.parameters > LARGE:
         return TorchNetwork(model, refusal or "the model is in use")
     weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.state_dict().items()}
-    return EngineNetwork(model.config, lambda: Engine(model.config, weights, rows=1))
+    return EngineNetwork(model.config, lambda: Engine(model.config, weights, rows=MAX_ROWS))
