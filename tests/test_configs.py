@@ -205,6 +205,7 @@ def test_callbacks_build_and_can_be_left_out(composed, name):
         assert key not in left and len(left) == len(cfg.callbacks) - 1
 
 
+@pytest.mark.slow
 def test_the_default_callbacks_are_all_of_their_list(composed):
     names = OmegaConf.load(train.CONF / "callbacks" / "default.yaml").defaults
     alone = [key for name in names for key in composed(f"callbacks=[{name}]", "~experiment").callbacks]

@@ -19,7 +19,7 @@ from yinggem.text.assets import SHAKESPEARE, read_asset
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "docs" / "experiments.md"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("CONTRIBUTING.md")])
-PROGRAMS = {"python": [], "yinggem": ["-m", "yinggem"], "torchrun": ["-m", "torch.distributed.run"]}
+PROGRAMS = {"python": [], "yinggem": ["-m", "yinggem"]}
 EXTRAS = {"Search": "optuna", "Clusters": "submitit", "Streaming": "litdata"}  # what a section needs beyond the package
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 SHORT = "data.val_fraction=0.003"  # the end evaluates all of it: seconds for every command

@@ -81,6 +81,7 @@ def evaluated(*arguments: object) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 def test_the_text_the_split_and_the_context_are_those_of_the_run(trained, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the run was started from another folder
     checkpoint = trained[0] / "checkpoints" / "best.ckpt"

@@ -225,6 +225,7 @@ def test_the_command_that_comes_next_takes_this_run_and_a_prompt_it_can_read(pla
     assert "--logdir 'my runs/" in done.out
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_one_sentence(text, place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

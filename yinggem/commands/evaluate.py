@@ -12,7 +12,7 @@ from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import evaluate, trained_context_length
 from yinggem.inference.stored_model import read_model
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
 from yinggem.text.corpus import NAMED, TokenizedSplit
@@ -85,7 +85,7 @@ def memory_to_compare(
     if options.split != "val":
         return None
     if memory is None and options.data is None and len(split.train):
-        memory = NgramMemory(split.train[:], len(split.token_bytes))
+        memory = NgramMemory(split.train[-COUNTED_TOKENS:], len(split.token_bytes))
     return memory
 
 

@@ -16,7 +16,7 @@ from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
 from yinggem.inference.stored_model import read_model
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import BEST, LAST, checkpoint
 from yinggem.runs.result import write_result
@@ -76,8 +76,8 @@ def evaluate_run(
         step, memory = int(stored.content["global_step"]), stored.memory
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
     counts = memory
-    if counts is None and baseline and len(split.train):  # that of token shards is never read whole
-        counts = NgramMemory(split.train[:], data.tokenizer.vocab_size)
+    if counts is None and baseline and len(split.train):  # that of token shards at a URL is never read whole
+        counts = NgramMemory(split.train[-COUNTED_TOKENS:], data.tokenizer.vocab_size)
     if counts is None:
         figures: dict[str, float] = evaluate(model, split.val, split.token_bytes, *sizes).to_dict()
     else:

@@ -134,7 +134,9 @@ def print_outcome(
     if outcome.counted:
         print(counting_line(outcome, data.train_tokens + data.held_out))
     if outcome.memory is not None:
-        print("The checkpoint holds the training text, compressed, for its memory; memory=none leaves it out.")
+        whole = len(outcome.memory.ids) == data.train_tokens + data.held_out
+        held = "the training text" if whole else f"the last {len(outcome.memory.ids):,} tokens of the training text"
+        print(f"The checkpoint holds {held}, compressed, for its memory; memory=none leaves it out.")
     print_what_is_there(folder, outcome.checkpoint, data)
 
 
