@@ -6,6 +6,7 @@
 #   make peers   comparisons with heavy packages, which this installs
 PYTHON ?= python3
 BIN := .venv/bin
+ENGINE := $(wildcard yinggem/engine/*.[ch])
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: train test fast soak peers check clean
@@ -35,11 +36,11 @@ check: .venv/.dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: .venv/bin/python pyproject.toml
+.venv/.installed: .venv/bin/python pyproject.toml $(ENGINE)
 	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
-.venv/.dev: .venv/bin/python pyproject.toml
+.venv/.dev: .venv/bin/python pyproject.toml $(ENGINE)
 	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@ .venv/.installed
 

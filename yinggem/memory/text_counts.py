@@ -1,10 +1,13 @@
 """What the training text says of the next token: interpolated Kneser-Ney smoothing over its n-grams."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from yinggem.memory.index import NgramIndex
+
+REMEMBERED = 4096  # contexts
 
 
 class TextCounts:
@@ -56,15 +59,33 @@ class TextCounts:
 
     def distribution(self, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (V,) of every id after `context` (N,), of which the last few count, and the features."""
-        probability, features = (array.copy() for array in self.alone)
-        for size in range(2, min(self.index.longest, len(context) + 1) + 1):
-            first, end = self.index.find(context[len(context) - size + 1 :].tolist())
-            if first == end:
+        probability, features = self.alone
+        probability = probability.copy()
+        known = context[max(0, len(context) - self.index.longest + 1) :].tolist()
+        for start in range(len(known) - 1, -1, -1):
+            found = self._after(tuple(known[start:]))
+            if found is None:
                 break  # longer contexts end with this one, and so are not in the text either
-            ids, counts = self.index.continuing(size, first, end)
-            discounts, total = self.index.discounts[size - 1], counts.sum()
-            taken = discounts[np.minimum(counts, 3)]
-            probability *= taken.sum() / total
-            probability[ids] += np.maximum(counts - taken, 0) / total
-            features[:] = size - 1, np.log(total), np.log(len(ids))
-        return probability, features
+            ids, own, left, features = found
+            probability *= left
+            probability[ids] += own
+        return probability, features.copy()
+
+    @cached_property
+    def _after(self) -> Callable[[tuple[int, ...]], tuple[np.ndarray, np.ndarray, float, np.ndarray] | None]:
+        """After a context: the ids that follow it, their share, what is left to others, and the features.
+
+        It remembers the contexts of a text that is being written: short ones come again and again.
+        """
+        return lru_cache(REMEMBERED)(self._look_up)
+
+    def _look_up(self, context: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float, np.ndarray] | None:
+        first, end = self.index.find(context)
+        if first == end:
+            return None
+        size = len(context) + 1
+        ids, counts = self.index.continuing(size, first, end)
+        discounts, total = self.index.discounts[size - 1], counts.sum()
+        taken = discounts[np.minimum(counts, 3)]
+        about = np.array([size - 1, np.log(total), np.log(len(ids))])
+        return ids, np.maximum(counts - taken, 0) / total, float(taken.sum() / total), about
