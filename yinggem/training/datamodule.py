@@ -234,6 +234,10 @@ class TextDataModule(LightningDataModule):
         left = len(self._tokenized().train) - tokens
         self.held_out = tokens if left > self.context_length else 0
 
+    def training_text(self) -> np.ndarray:
+        """(N,) ids of the training split, those that are held out as well: what a memory holds."""
+        return self._tokenized().train[:]
+
     @property
     def train_windows(self) -> int:
         """Windows in an epoch, of all devices together."""
