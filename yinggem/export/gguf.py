@@ -4,7 +4,6 @@ It has an attention gate that ours have not: a gate of zeros halves the attentio
 doubled, which is exact. Its feed-forward layer is our GeGLU, its window is ours.
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,10 +45,7 @@ def export(source: Source, output: Path) -> None:
     if source.tokenizer.name == "char":  # it splits what it does not know into bytes, which are no tokens here
         raise cannot_express("gguf", "tokenizer=char", "--format hf")
     needed("gguf", "gguf")
-    with tempfile.TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as folder:
-        path = Path(folder, "model.gguf")
-        _write(source, path)
-        write_atomically(output, path.read_bytes())
+    write_atomically(output, lambda file: _write(source, Path(file.name)))  # the library opens it by its name
 
 
 def _write(source: Source, path: Path) -> None:
