@@ -44,6 +44,7 @@ ELSEWHERE = {
     "export/hf_weights.py": "export/test_hf.py",
     "export/model_card.py": "commands/test_export.py",
     "export/modeling_yinggem.py": "export/test_hf.py",
+    "export/onnx_model.py": "export/test_onnx.py",
     "export/safetensors.py": "commands/test_export.py",
     "export/source.py": "commands/test_export.py",
     "inference/completion.py": "inference/test_generation.py",
