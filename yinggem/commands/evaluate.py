@@ -80,12 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         figures = evaluate_with_counting(*about_text, memory, options.adaptive).to_dict()
     if options.html:
-        write_page(
-            options.html,
-            text.name,
-            LanguageModel(TorchNetwork(model, "evaluate"), tokenizer, context_length, kept),
-            ids,
-        )
+        scored_by = LanguageModel(TorchNetwork(model, "evaluate"), tokenizer, context_length, kept)
+        write_page(options.html, text.name, scored_by, ids)
     if options.json:
         settings = {"val_fraction": text.val_fraction, "split_by": text.split_by, "context_length": context_length}
         about = {"checkpoint": str(path), "data": text.name, "split": options.split, **settings}
