@@ -22,6 +22,7 @@ from yinggem.inference.copying import TrainingText
 from yinggem.memory.text_stats import text_stats
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.runs.layout import BEST, find_checkpoint
+from yinggem.runs.result import OBJECTIVE, TEST
 from yinggem.runs.resume import Resumption
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
@@ -131,6 +132,8 @@ def print_outcome(
         f"perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte, "
         f"at step {outcome.step:,}."
     )
+    if f"{TEST}{OBJECTIVE}" in figures:
+        print(f"On the test split, which nothing was chosen by: {figures[f'{TEST}{OBJECTIVE}']:.4f} bits per byte.")
     if outcome.counted:
         print(counting_line(outcome, data.train_tokens + data.held_out))
     if outcome.memory is not None:

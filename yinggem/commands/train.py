@@ -266,7 +266,7 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     seed_everything(cfg.seed, verbose=False)
     data = make(cfg.data, tokenizer=make(cfg.tokenizer), seed=cfg.seed)
     data.setup()
-    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size)
+    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size, document_end=data.document_end)
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
     if cfg.compile:

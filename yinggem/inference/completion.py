@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from yinggem.common.errors import UserError
 from yinggem.inference.sampling import Sampling
+from yinggem.text.marks import PLACE
 from yinggem.text.tokenizer import StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
     from yinggem.inference.generation import LogitsStep
     from yinggem.model.transformer import Transformer
+
+
+BETWEEN = "\n\n"  # two documents, where generation goes on
 
 
 class StopStrings:
@@ -48,20 +52,30 @@ class StopStrings:
 
 
 class Completion:
-    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length", "stop" or "copy").
+    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length", "stop", "end" or "copy").
 
-    "copy" is the end where nothing could follow without a copy of the training text that is too long.
+    "end" is the end of a document or of a turn, "copy" where nothing could follow without a copy of the training text
+    that is too long.
+
+    Args:
+        ignore_end: go on with another document where one ends; a blank line stands between the two.
     """
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str], ignore_end: bool = False) -> None:
         self.seed, self.tokens, self.text = seed, list[int](), ""
         self.finish_reason: str | None = None
+        self._end, self._ignore_end, self._before = tokenizer.end_id, ignore_end, ""
         self._decoder, self._stops = StreamDecoder(tokenizer), StopStrings(stops)
 
     def push(self, token: int) -> str:
         """Take the next id and return the text that is certain by now."""
         self.tokens.append(token)
-        piece = self._stops.push(self._decoder.push(token))
+        if token == self._end and not self._ignore_end:
+            return self.finish("end")
+        if token == self._end:
+            piece, self._before = self._stops.push(self._decoder.finish()), BETWEEN
+        else:
+            piece, self._before = self._stops.push(self._before + self._decoder.push(token)), ""
         if self._stops.found:
             self.finish_reason = "stop"
         self.text += piece
@@ -89,11 +103,13 @@ def complete(
     seeds: Sequence[int],
     stops: Sequence[str] = (),
     steps: "Sequence[LogitsStep]" = (),
+    ignore_end: bool = False,
 ) -> Iterator[tuple[int, str, Completion]]:
     """Continue `prompt` once per seed, all at once, yielding (number of the sample, new text, the sample so far).
 
-    An empty prompt is continued from a newline, or from id 0 where the tokenizer has none. `steps` are those of
-    `generate`, with a row for each seed.
+    The prompt begins a document where the model knows them, and the sample ends with it unless `ignore_end`. An empty
+    one is else continued from a newline, or from id 0 where the tokenizer has none. `steps` are those of `generate`,
+    with a row for each seed.
 
     Raises:
         UserError: the tokenizer cannot encode the prompt (at once), or as `generate` (while it runs).
@@ -102,10 +118,10 @@ def complete(
 
     from yinggem.inference.generation import generate
 
-    samples = [Completion(tokenizer, seed, stops) for seed in seeds]
+    samples = [Completion(tokenizer, seed, stops, ignore_end) for seed in seeds]
     device = next(model.parameters()).device
     rows = torch.tensor([prompt_ids(tokenizer, prompt)], device=device).expand(len(seeds), -1)
-    rounds = generate(model, rows, max_new_tokens, sampling, seeds, steps)
+    rounds = generate(model, rows, max_new_tokens, sampling, seeds, steps, tokenizer.end_id)
     return advance(samples, (tokens.tolist() for tokens in rounds))
 
 
@@ -126,13 +142,25 @@ def advance(samples: list[Completion], steps: Iterator[list[int]]) -> Iterator[t
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids to start from, at least one."""
+    """Ids to start from, at least one. Where the model knows documents, the prompt begins one; a turn follows it."""
+    if tokenizer.end_id is not None:
+        return [tokenizer.end_id, *tokenizer.encode(opening(tokenizer, prompt)), *turn(tokenizer)]
     if prompt:
         return tokenizer.encode(prompt)
     try:
         return tokenizer.encode("\n")
     except UserError:
         return [0]
+
+
+def opening(tokenizer: Tokenizer, prompt: str) -> str:
+    """The text that a prompt stands for: itself, or the template of the pairs that the model learnt with it."""
+    return prompt if tokenizer.template is None else tokenizer.template.replace(PLACE, prompt)
+
+
+def turn(tokenizer: Tokenizer) -> list[int]:
+    """The ids behind a prompt, where a completion begins."""
+    return [] if tokenizer.turn_id is None else [tokenizer.turn_id]
 
 
 def complete_text(

@@ -59,9 +59,11 @@ class History:
 
     Args:
         prompt: (B, T) ids; they count as seen.
+        exempt: an id that counts as unseen: the end of a document, which every text begins with.
     """
 
-    def __init__(self, prompt: Tensor, vocab_size: int, sampling: Sampling) -> None:
+    def __init__(self, prompt: Tensor, vocab_size: int, sampling: Sampling, exempt: int | None = None) -> None:
+        self.exempt = exempt
         self.counts: Tensor | None = None  # (B, V): how often each id stands in the repetition window
         self.recent: deque[Tensor] | None = None  # the (B, 1) ids in it, oldest first
         self.window, self.size = sampling.repetition_window, sampling.no_repeat_ngram_size
@@ -91,6 +93,15 @@ class History:
             for row, token in enumerate(tokens.tolist()):
                 self._follow(row, token)
 
+    def seen(self) -> Tensor | None:
+        """(B, V) booleans: which ids stand in the repetition window; None where no penalty asks."""
+        if self.counts is None:
+            return None
+        seen = self.counts > 0
+        if self.exempt is not None:
+            seen[:, self.exempt] = False
+        return seen
+
     def banned(self) -> list[set[int]]:
         """For each row the ids that would complete an n-gram it already holds."""
         return [rows.get(tuple(tail), set()) for rows, tail in zip(self.followers, self.tails, strict=True)]
@@ -104,8 +115,9 @@ class History:
 
 def apply_filters(logits: Tensor, sampling: Sampling, history: History) -> Tensor:
     """Every filter that `sampling` switches on, in its order; at temperature 0 those before the temperature."""
-    if history.counts is not None:
-        logits = penalize_repetition(logits, history.counts > 0, sampling.repetition_penalty)
+    seen = history.seen()
+    if seen is not None:
+        logits = penalize_repetition(logits, seen, sampling.repetition_penalty)
     if history.size:
         logits = ban(logits, history.banned())
     if sampling.temperature < LEAST_TEMPERATURE:
@@ -138,6 +150,7 @@ def generate(
     sampling: Sampling,
     seeds: Sequence[int],
     steps: Sequence[LogitsStep] = (),
+    end: int | None = None,
 ) -> Iterator[Tensor]:
     """Continue each row of `prompt` (B, T), T >= 1, yielding the next ids (B,) as they are made.
 
@@ -145,6 +158,7 @@ def generate(
         seeds: one per row; a row's text depends on its own prompt and seed only.
         steps: applied in their order, before everything that `sampling` asks for. Where they leave a row nothing to
             draw, NOTHING takes the place of its ids from then on; when all rows have ended, so does generation.
+        end: the id of the end of a document, which no penalty touches; going on behind it is up to the caller.
 
     Raises:
         UserError: the prompt is empty, max_new_tokens is below 1, or the model's output is not finite.
@@ -154,7 +168,7 @@ def generate(
     if not prompt.size(1):
         raise UserError("The prompt is empty; generation needs one token to start from.")
     generators = [Generator().manual_seed(seed) for seed in seeds]
-    history = History(prompt, model.config.vocab_size, sampling)
+    history = History(prompt, model.config.vocab_size, sampling, end)
     cache, logits = _prefill(model, prompt)
     decode, ended = DecodingStep(model, cache), torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     for number in range(max_new_tokens):

@@ -25,6 +25,7 @@ class ModelConfig:
     Defaults are YingGem-T1. `num_key_value_heads=None` means as many as query heads; `attention_window=None`
     means full causal attention. Dropout rates are probabilities. `activation` and `norm` are names in
     `yinggem.model.activations.ACTIVATIONS` and `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm.
+    `document_end` is the id behind which a token sees nothing that stood before it; None: there is none.
 
     Raises:
         UserError: a value has the wrong type or is out of range; the sentence names it and the remedy.
@@ -47,6 +48,7 @@ class ModelConfig:
     initializer_range: float = 0.02
     activation: str = "geglu"
     norm: str = "rms"
+    document_end: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
@@ -63,6 +65,7 @@ class ModelConfig:
         for name in ("bias", "qk_norm", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"model.{name} must be true or false, not {getattr(self, name)!r}.")
+        self._check_whole("document_end", 0, self.vocab_size - 1, optional=True)
         self._check_name("activation", ACTIVATIONS)
         self._check_name("norm", NORMS)
         self._check_heads()

@@ -21,7 +21,7 @@ def find_tinyshakespeare(path: str | Path | None, cache_dir: Path) -> Path:
         UserError: the file holds something else; there is none, and it cannot be downloaded.
     """
     if path is not None:
-        (file,) = find_text_files(path)[:1]
+        file = next(iter(find_text_files(path)))
         if sha256_of(file) != SHA256:
             raise UserError(f"{file} is not tiny Shakespeare (its SHA-256 differs); use data=text for other texts.")
         return file
