@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from yinggem.common import cache_folder
 from yinggem.common.errors import UserError
-from yinggem.text import compression, tinyshakespeare
 from yinggem.text import corpus as corpus_module
 from yinggem.text.corpus import open_corpus
 from yinggem.text.encoding import encode_parallel
+from yinggem.text.files import compression, tinyshakespeare
 from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
@@ -418,6 +418,7 @@ def test_default_cache_folder(tmp_path, monkeypatch):
 RUN = """
 import sys, resource
 from yinggem.text.corpus import open_corpus
+from yinggem.text.files import compression, tinyshakespeare
 from yinggem.text.splitting import tokenize
 from yinggem.text.encoding import encode_parallel
 from yinggem.text.tokenizer import BPETokenizer

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yinggem.common.errors import UserError
-from yinggem.text import compression
 from yinggem.text.corpus import open_corpus
 from yinggem.text.documents import CELLS, Borders, iter_text
+from yinggem.text.files import compression
 from yinggem.text.marks import END, TURN
 from yinggem.text.reading import Reading
 

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yinggem.common import verified_files as notes
-from yinggem.text import text_files, token_cache
+from yinggem.text import token_cache
 from yinggem.text.corpus import open_corpus
+from yinggem.text.files import text_files
 from yinggem.text.splitting import tokenize
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import ByteTokenizer, GPT2Tokenizer
@@ -158,6 +159,8 @@ import sys
 from yinggem.text import bpe
 from yinggem.text import token_cache
 from yinggem.text.corpus import open_corpus
+from yinggem.text.files import text_files
+from yinggem.text.files import text_files
 from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import GPT2Tokenizer
 token_cache.SHARD_TOKENS = int(sys.argv[3])

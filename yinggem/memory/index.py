@@ -18,7 +18,7 @@ import numpy as np
 MAGIC = b"yinggem-ngrams-1\n"
 WORD_BITS = 64
 LETTERS, TOKENS = 7, 4  # ids in the longest n-grams, of letters and of larger vocabularies: longer are no better
-LETTER_IDS = 257  # the most that letters have: 256 bytes, and the end of a document
+LETTER_IDS = 258  # the most that letters have: 256 bytes, and the marks of documents and turns
 DISCOUNT_LIMITS = np.array([0.0, 0.95, 1.9, 2.85])  # of a count, so that something of it is always kept
 
 

@@ -13,13 +13,13 @@ from yinggem.common.progress_bar import show_progress
 from yinggem.common.verified_files import Files, recall, remember
 from yinggem.text import token_cache
 from yinggem.text.assets import SHAKESPEARE, read_asset
-from yinggem.text.compression import Source
 from yinggem.text.documents import Borders, iter_text
-from yinggem.text.formats import named_suffixes
+from yinggem.text.files.compression import Source
+from yinggem.text.files.formats import named_suffixes
+from yinggem.text.files.text_files import FileList, find_copies, find_text_files, state_of_files
+from yinggem.text.files.tinyshakespeare import find_tinyshakespeare
 from yinggem.text.marks import END
 from yinggem.text.reading import DEFAULT, Reading
-from yinggem.text.text_files import FileList, find_copies, find_text_files, state_of_files
-from yinggem.text.tinyshakespeare import find_tinyshakespeare
 
 NAMED = ("shakespeare", "tinyshakespeare")  # texts that are known by name; any other is at a path
 CHUNK_CHARACTERS = 1 << 20

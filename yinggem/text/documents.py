@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from yinggem.common.errors import UserError
-from yinggem.text.compression import OpenedSource, Source
-from yinggem.text.formats import has_rows, texts
+from yinggem.text.files.compression import OpenedSource, Source
+from yinggem.text.files.formats import has_rows, texts
 from yinggem.text.marks import END
 from yinggem.text.reading import DEFAULT, Reading
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from yinggem.common.errors import UserError
-from yinggem.text.charset import checked_encoding
+from yinggem.text.files.charset import checked_encoding
 from yinggem.text.marks import MOST_TEMPLATE, PLACE, is_template
 
 DOCUMENTS = ("files", "blank", "pattern", "rows")

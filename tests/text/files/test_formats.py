@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from yinggem.common.errors import UserError
-from yinggem.text import documents, formats
+from yinggem.text import documents
 from yinggem.text.corpus import open_corpus
+from yinggem.text.files import formats
 from yinggem.text.reading import Reading
 
 ROWS = ["Shall I compare thee\nto a summer's day?", 'naïve, "quoted" 🙂', "", "last"]

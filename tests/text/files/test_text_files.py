@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from yinggem.common.errors import UserError
-from yinggem.text import formats
 from yinggem.text.corpus import open_corpus
-from yinggem.text.text_files import find_text_files
+from yinggem.text.files import formats
+from yinggem.text.files.text_files import find_text_files
 
 
 def write(path: Path, content: str = "text\n") -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yinggem.common.cache_folder import cached_file
 from yinggem.common.errors import UserError
-from yinggem.text.text_files import find_text_files, sha256_of
+from yinggem.text.files.text_files import find_text_files, sha256_of
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "3037b8d446d3abf01b1e322fdc0d701e49a8408140fd77212ea69cbe106e536a"

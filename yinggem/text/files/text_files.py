@@ -12,8 +12,8 @@ import numpy as np
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.verified_files import Files, state_of
-from yinggem.text.compression import Source, cannot_read
-from yinggem.text.formats import is_searched, named_suffixes
+from yinggem.text.files.compression import Source, cannot_read
+from yinggem.text.files.formats import is_searched, named_suffixes
 
 # What a run leaves in its folder, and a sweep in its own, whatever they are called.
 RUN_MARKS = (".hydra/config.yaml", "multirun.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yinggem.common.errors import UserError
-from yinggem.text.charset import decoded_text, looks_like
 from yinggem.text.corpus import open_corpus
+from yinggem.text.files.charset import decoded_text, looks_like
 from yinggem.text.reading import Reading
 
 FRENCH = "Été à la plage — l'âme naïve, « cœur » d'hiver.\r\nÀ bientôt.\n" * 5

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from yinggem.common.errors import UserError
-from yinggem.text.charset import decoded_text
-from yinggem.text.compression import COMPRESSIONS, OpenedSource, Source, inner_suffix
+from yinggem.text.files.charset import decoded_text
+from yinggem.text.files.compression import COMPRESSIONS, OpenedSource, Source, inner_suffix
 from yinggem.text.marks import PLACE, TURN
 from yinggem.text.reading import Reading
 
