@@ -24,7 +24,7 @@ soak: .venv/.dev
 	YINGGEM_SOAK=1 $(PYTEST) -m slow
 
 peers: .venv/.dev
-	$(BIN)/python -m pip install --quiet --editable ".[peers]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[peers]"
 	$(PYTEST) -m peers
 
 check: .venv/.dev
@@ -36,11 +36,11 @@ check: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@ .venv/.installed
 
 clean:

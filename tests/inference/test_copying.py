@@ -56,6 +56,28 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
+class CountingTokenizer(ByteTokenizer):
+    """Notes how much it decodes."""
+
+    decoded = 0
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        self.decoded += len(ids)
+        return super().decode_bytes(ids)
+
+
+def test_the_text_is_decoded_once_however_often_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tokenizer = CountingTokenizer()
+    ids = tokenizer.encode_array(TEXT)
+    training = TrainingText(NgramMemory(ids, 256, cache_dir=tmp_path), tokenizer)
+    next(training.chunks())  # given up: nothing is kept of it
+    tokenizer.decoded = 0
+    assert ["".join(training.chunks()) for _ in range(3)] == [TEXT] * 3 and tokenizer.decoded == len(ids)
+    monkeypatch.setattr("yinggem.inference.copying.MOST_KEPT", 10)
+    long = TrainingText(NgramMemory(ids, 256, cache_dir=tmp_path), tokenizer)
+    assert ["".join(long.chunks()) for _ in range(2)] == [TEXT] * 2 and tokenizer.decoded == 3 * len(ids)
+
+
 class Loaded:
     """What a checkpoint holds."""
 

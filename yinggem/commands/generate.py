@@ -23,20 +23,19 @@ MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
 def main(arguments: list[str] | None = None) -> None:
     """Check the arguments, load the model, generate."""
     options = parse_generation(arguments)
-    from yinggem.inference.checkpoint import (  # torch takes a second: not for --help
-        load_memory,
-        load_model,
-        read_checkpoint,
-    )
+    from yinggem.inference.checkpoint import load_model, read_checkpoint  # torch takes a second: not for --help
     from yinggem.inference.copying import TrainingText
     from yinggem.inference.device import choose_device
-    from yinggem.runs.layout import find_checkpoint
+    from yinggem.inference.starter import memory_of
+    from yinggem.runs.layout import find_model
 
-    options.checkpoint = str(find_checkpoint(options.checkpoint))
-    path, device = options.checkpoint, choose_device(options.device)
+    path, said = find_model(options.checkpoint)
+    options.checkpoint, device = str(path), choose_device(options.device)
     content = read_checkpoint(path)
     model, tokenizer = load_model(path, device, quantization=options.quantize, checkpoint=content)
-    options.counts = load_memory(path, content)
+    options.counts = memory_of(path, content, tokenizer)
+    if said:
+        print(f"note: {said}", file=sys.stderr)
     needs_text = options.max_copy is not None or options.mark_copies or options.stats
     options.training = TrainingText(options.counts, tokenizer) if needs_text else None
     show_samples = converse if options.interactive else print_objects if options.json else print_text
@@ -165,7 +164,11 @@ def generation_parser() -> Parser:
     """The options of generate.py."""
     parser = Parser(typed("generate"), description="Generate text from a checkpoint.", allow_abbrev=False)
     add = parser.add_argument
-    add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
+    add(
+        "--checkpoint",
+        metavar="PLACE",
+        help="a file, a run folder, or starter; default: the newest run's best, under outputs/",
+    )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty starts from a newline")
     prompt.add_argument("--prompt-file", metavar="FILE", help="a UTF-8 file with the text to continue")

@@ -15,7 +15,7 @@ from yinggem.commands.hyperparameters import hyperparameters, main_hyperparamete
 from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import BEST, LAST, checkpoint
 from yinggem.runs.result import OBJECTIVE, TEST, write_result
@@ -78,8 +78,8 @@ def evaluate_run(
         step = int(content["global_step"])
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
     counts = memory
-    if counts is None and baseline and len(split.train):  # that of token shards is never read whole
-        counts = NgramMemory(split.train[:], data.tokenizer.vocab_size)
+    if counts is None and baseline and len(split.train):  # that of token shards at a URL is never read whole
+        counts = NgramMemory(split.train[-COUNTED_TOKENS:], data.tokenizer.vocab_size)
 
     def measured(ids: TokenArray) -> dict[str, float]:
         if counts is None:

@@ -3,7 +3,8 @@
 A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
 "model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data, and how the
 weights are quantized where they are. That alone is enough to generate text. A file may come from anybody: it is
-checked before it is believed, and it never runs code.
+checked before it is believed, and it never runs code. A name that ends in .safetensors gets that format instead; both
+are read by what is in them.
 """
 
 import os
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_utf8, write_atomically
+from yinggem.inference.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
 from yinggem.inference.verification import refusal, verify
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
@@ -48,7 +50,8 @@ def save_model(
     kind = quantization_of(model)
     more |= {"quantization": kind} if kind else {}
     content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
-    write_checkpoint(path, content | (memory_entry(memory) if memory else {}))
+    write = write_safetensors if Path(path).suffix == SUFFIX else write_checkpoint
+    write(path, content | (memory_entry(memory) if memory else {}))
 
 
 def memory_entry(memory: NgramMemory) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def load_model(
     if kept_as not in (None, *QUANTIZATIONS):
         raise refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
     weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
-    with torch.device("meta"), _SkipInitialisation():
+    with torch.device("meta"), SkipInitialisation():
         model = Transformer(config)
         if kept_as:
             quantize(model, kept_as)
@@ -154,18 +157,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises:
         UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data.
     """
-    verify(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if is_utf8(path):
-                mapped = os.name != "nt"  # Windows cannot replace a mapped file, and last.ckpt will be replaced
-                content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
-            else:  # torch maps files with names in UTF-8 only
-                with open(path, "rb") as file:
-                    content = torch.load(file, map_location=map_location, weights_only=True)
-    except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
-        raise refusal(path, "cannot be read as plain data and tensors") from None
+    content = read_safetensors(path) if is_safetensors(path) else _read_archive(path, map_location)
     entry = content.get("yinggem") if isinstance(content, dict) else None
     if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
         raise refusal(path, "was not written by YingGem")
@@ -173,6 +165,22 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
     checked: dict[str, Any] = content
     return checked
+
+
+def _read_archive(path: str | Path, map_location: Any) -> Any:
+    """What torch.save wrote, of plain data and tensors alone."""
+    verify(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if is_utf8(path):
+                mapped = os.name != "nt"  # Windows cannot replace a mapped file, and last.ckpt will be replaced
+                return torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
+            else:  # torch maps files with names in UTF-8 only
+                with open(path, "rb") as file:
+                    return torch.load(file, map_location=map_location, weights_only=True)
+    except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
+        raise refusal(path, "cannot be read as plain data and tensors") from None
 
 
 def clean_leftovers(folder: str | Path) -> list[Path]:
@@ -200,7 +208,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-class _SkipInitialisation(TorchFunctionMode):
+class SkipInitialisation(TorchFunctionMode):
     """Skips initialisation: weights are replaced anyway, and random numbers on "meta" import a compiler for 1 s."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

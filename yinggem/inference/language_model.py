@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.device import choose_device
@@ -17,6 +17,7 @@ from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_con
 from yinggem.inference.generation import LogitsStep
 from yinggem.inference.memory_step import memory_steps
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
+from yinggem.inference.starter import memory_of
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
@@ -74,7 +75,7 @@ class LanguageModel:
         """
         place, content = choose_device(device), read_checkpoint(path)
         model, tokenizer = load_model(path, place, quantization=quantization, checkpoint=content)
-        return cls(model, tokenizer, trained_context_length(content["yinggem"]), load_memory(path, content))
+        return cls(model, tokenizer, trained_context_length(content["yinggem"]), memory_of(path, content, tokenizer))
 
     @property
     def config(self) -> ModelConfig:
@@ -150,7 +151,7 @@ class LanguageModel:
             ids = np.concatenate([[end], ids, [end]]).astype(ids.dtype)
         if len(ids) < 2:
             raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; score a longer one.")
-        nats = self._nats(ids.astype(np.int64)).tolist()
+        nats = self.nats_of(ids.astype(np.int64)).tolist()
         size = int(self.tokenizer.token_byte_lengths[ids[1:]].sum(dtype=np.int64))
         tokens = [
             ScoredToken(self.tokenizer.decode([token]), value)
@@ -158,8 +159,8 @@ class LanguageModel:
         ]
         return Score(sum(nats), Evaluation(sum(nats), len(nats), size).bits_per_byte, tokens)
 
-    def _nats(self, ids: np.ndarray) -> np.ndarray:
-        """(N - 1,) float64: of every one of ids (N,) but the first."""
+    def nats_of(self, ids: np.ndarray) -> np.ndarray:
+        """(N - 1,) float64: of every one of ids (N,) int64 but the first."""
         network = nats_of_tokens(self.model, torch.from_numpy(ids), self.context_length).numpy()
         if self.memory is None:
             return network

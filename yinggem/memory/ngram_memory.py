@@ -39,6 +39,10 @@ class NgramMemory:
     generating: Mixture = FIXED
     cache_dir: Path | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        # In few bytes, and alike in a run and in its checkpoint: then both find the same index.
+        object.__setattr__(self, "ids", self.ids.astype(_kind(self.vocab_size), copy=False))
+
     @property
     def counted(self) -> np.ndarray:
         """The ids that are counted: the last COUNTED_TOKENS."""

@@ -1,8 +1,10 @@
 """What the training text says of the next token: interpolated Kneser-Ney smoothing over its n-grams."""
 
+from functools import cached_property
+
 import numpy as np
 
-from yinggem.memory.index import NgramIndex, packed
+from yinggem.memory.index import NgramIndex
 
 
 class TextCounts:
@@ -21,51 +23,48 @@ class TextCounts:
     def __init__(self, index: NgramIndex) -> None:
         self.index = index
 
+    @cached_property
+    def alone(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (V,) after no context, and their features."""
+        index = self.index
+        counts, discounts = index.alone.astype(np.int64), index.discounts[0]
+        total, taken = counts.sum(), discounts[np.minimum(counts, 3)]
+        probability = (np.maximum(counts - taken, 0) + taken.sum() / index.vocab_size) / total
+        return probability, np.array([0, np.log(total), np.log(np.count_nonzero(counts))])
+
     def score(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (B, T) of rows[:, 1:] after what stands before in each of `rows` (B, T + 1), and features
         (B, T, FEATURES) of the contexts, which do not depend on the token they are asked about.
         """
-        (batch, length), bits = (rows.shape[0], rows.shape[1] - 1), np.uint64(self.index.bits)
-        probability = np.full((batch, length), 1 / self.index.vocab_size)
-        features = np.zeros((batch, length, self.FEATURES))
-        for order, level in enumerate(self.index.levels):  # tokens of context
-            if order > length:
-                break
-            first = max(0, order - 1)  # the first column with so many tokens before it
-            grams = packed(rows, order + 1, self.index.bits)[:, int(order == 0) :]  # the first id is not predicted
-            contexts = grams >> bits
-            row = np.minimum(np.searchsorted(level.contexts, contexts), len(level.contexts) - 1)
-            known = level.contexts[row] == contexts
-            place = np.minimum(np.searchsorted(level.grams, grams), len(level.grams) - 1)
-            count = np.where(level.grams[place] == grams, level.counts[place], 0)
-            shorter, total = probability[:, first:], level.totals[row]
-            own = np.maximum(count - level.discounts[np.minimum(count, 3)], 0)
-            probability[:, first:] = np.where(known, (own + level.kept_back[row] * shorter) / total, shorter)
-            found = np.stack([np.full(known.shape, float(order)), np.log(total), np.log(_sizes(level.starts, row))], -1)
-            features[:, first:] = np.where(known[..., None], found, features[:, first:])
+        rows, (batch, length) = rows.astype(np.int64), (rows.shape[0], rows.shape[1] - 1)
+        ranges, (alone, about) = self.index.ranges(rows), self.alone
+        probability = alone[rows[:, 1:]]
+        features = np.broadcast_to(about, (batch, length, self.FEATURES)).copy()
+        for size in range(2, len(ranges) + 1):  # tokens of the n-grams, the one that is predicted among them
+            contexts, grams = (np.stack(ranges[n - 1]) for n in (size - 1, size))
+            known = contexts[0, :, :-1] < contexts[1, :, :-1]
+            first, end = contexts[:, :, :-1][:, known]
+            totals, kinds = self.index.continued(size, first, end)
+            counts, discounts = self.index.counts(size, *grams[:, known]), self.index.discounts[size - 1]
+            own = np.maximum(counts - discounts[np.minimum(counts, 3)], 0)
+            shorter = probability[:, size - 2 :][known]
+            probability[:, size - 2 :][known] = (own + kinds @ discounts[1:] * shorter) / totals
+            features[:, size - 2 :][known] = np.stack(
+                [np.full(len(totals), size - 1.0), np.log(totals), np.log(kinds.sum(-1))], -1
+            )
         return probability, features
 
     def distribution(self, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (V,) of every id after `context` (N,), of which the last few count, and the features."""
-        size, bits = self.index.vocab_size, self.index.bits
-        probability, features = np.full(size, 1 / size), np.zeros(self.FEATURES)
-        for order, level in enumerate(self.index.levels):
-            if order > len(context):
-                break
-            key = packed(context[len(context) - order :], order, bits)[0] if order else np.uint64(0)
-            row = int(np.searchsorted(level.contexts, key))
-            if row == len(level.contexts) or level.contexts[row] != key:
+        probability, features = (array.copy() for array in self.alone)
+        for size in range(2, min(self.index.longest, len(context) + 1) + 1):
+            first, end = self.index.find(context[len(context) - size + 1 :].tolist())
+            if first == end:
                 break  # longer contexts end with this one, and so are not in the text either
-            place = slice(int(level.starts[row]), int(level.starts[row + 1]))
-            ids = (level.grams[place] & np.uint64((1 << bits) - 1)).astype(np.int64)
-            counts, total = level.counts[place], float(level.totals[row])
-            probability *= float(level.kept_back[row]) / total
-            probability[ids] += np.maximum(counts - level.discounts[np.minimum(counts, 3)], 0) / total
-            features[:] = order, np.log(total), np.log(len(ids))
+            ids, counts = self.index.continuing(size, first, end)
+            discounts, total = self.index.discounts[size - 1], counts.sum()
+            taken = discounts[np.minimum(counts, 3)]
+            probability *= taken.sum() / total
+            probability[ids] += np.maximum(counts - taken, 0) / total
+            features[:] = size - 1, np.log(total), np.log(len(ids))
         return probability, features
-
-
-def _sizes(starts: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """How many different tokens follow each context."""
-    sizes: np.ndarray = starts[row + 1] - starts[row]
-    return sizes

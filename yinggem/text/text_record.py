@@ -11,8 +11,7 @@ from yinggem.common.files import is_url
 from yinggem.text.corpus import open_corpus
 from yinggem.text.reading import DEFAULT, Reading
 from yinggem.text.splitting import TokenizedSplit, tokenize
-from yinggem.text.token_array import TokenArray
-from yinggem.text.token_shards import open_shards, read_validation
+from yinggem.text.token_shards import open_shards, open_training, read_validation
 from yinggem.text.tokenizer import Tokenizer
 
 
@@ -60,7 +59,7 @@ class TextRecord:
 
 
 def open_recorded_text(record: TextRecord, tokenizer: Tokenizer) -> tuple[TokenizedSplit, list[str]]:
-    """The two splits of the text, and what the user should know of it; of token shards the validation split alone.
+    """The two splits of the text, and what the user should know of it; of shards at a URL no training split.
 
     Raises:
         UserError: the text is gone, or does not suit the tokenizer.
@@ -86,4 +85,5 @@ def _open(record: TextRecord, tokenizer: Tokenizer) -> tuple[TokenizedSplit, str
     if shards.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(f"{record.path} was made with another tokenizer than the checkpoint's.")
     val = read_validation(shards.val, tokenizer.vocab_size)
-    return TokenizedSplit(TokenArray([], val.dtype), val, tokenizer.token_byte_lengths), shards.fingerprint, []
+    train = open_training(shards.train, val.dtype)
+    return TokenizedSplit(train, val, tokenizer.token_byte_lengths), shards.fingerprint, []

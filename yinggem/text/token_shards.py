@@ -187,6 +187,25 @@ def read_validation(part: Part, vocab_size: int) -> TokenArray:
     return TokenArray([ids], ids.dtype)
 
 
+def open_training(part: Part, kind: np.dtype) -> TokenArray:
+    """The ids of the training part, memory-mapped and not looked at yet; none of a part at a URL.
+
+    Args:
+        kind: that of the validation part's ids.
+
+    Raises:
+        UserError: the chunks hold ids of another kind.
+    """
+    pieces = []
+    for chunk in [] if is_url(part.place) else part.chunks:
+        start = 4 * (chunk["chunk_size"] + 2)
+        if chunk["chunk_bytes"] - start != chunk["dim"] * kind.itemsize:
+            raise _foreign(part.place, f"the ids of its training and validation parts differ in size ({kind})")
+        place = Path(part.place, chunk["filename"])
+        pieces.append(np.memmap(place, kind, "r", start, (chunk["dim"],)).view(np.ndarray))
+    return TokenArray(pieces, kind)
+
+
 def check_ids(ids: np.ndarray, vocab_size: int, place: str) -> None:
     """UserError for an id outside the vocabulary, which only a damaged or foreign chunk holds."""
     if ids.dtype.kind != "u":

@@ -4,6 +4,7 @@ import warnings
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
@@ -153,6 +154,10 @@ class TextDataModule(LightningDataModule):
         """Train on all but the last so many tokens of the training split; on all, where nothing would be left."""
         left = len(self._tokenized().train) - tokens
         self.held_out = tokens if left > self.context_length else 0
+
+    def training_text(self) -> np.ndarray:
+        """(N,) ids of the training split, those that are held out as well: what a memory holds."""
+        return self._tokenized().train[:]
 
     @property
     def train_windows(self) -> int:
