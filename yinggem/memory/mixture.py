@@ -11,7 +11,8 @@ SOURCES = ("network", "text", "window")  # always there, and first
 SUMMARY = 7  # features that are always there, and first
 HIDDEN = 16
 SILENT, HOPEFUL = -30.0, -2.0  # the bias of a source that counts for nothing; where a fit begins with such a source
-STEPS, BATCH, RATE, DECAY = 400, 1024, 0.02, 1e-4  # of the fit: Adam on batches of so many predictions
+BATCH, RATE, STEPS, PASSES = 1024, 0.02, 700, 48  # of the fit: Adam on batches of so many predictions
+PULL = 2.0  # towards the weights it begins with, over the number of predictions: few say little
 LEAST_TOKENS = 1024  # fewer predictions say too little to fit a gate
 
 
@@ -48,17 +49,18 @@ class Mixture:
         if len(features) < LEAST_TOKENS:
             return self
         draw = np.random.default_rng(0)
+        steps = min(STEPS, PASSES * len(features) // BATCH)
         parameters = {name: array.copy() for name, array in self.parameters.items()}
         parameters["hidden"] = draw.standard_normal(parameters["hidden"].shape) / np.sqrt(len(parameters["hidden"]))
         parameters["out_bias"] = np.maximum(parameters["out_bias"], HOPEFUL)
-        pull = self.parameters | {"out_bias": parameters["out_bias"].copy()}
+        begun = self.parameters | {"out_bias": parameters["out_bias"].copy()}
         first, second = ({name: np.zeros_like(array) for name, array in parameters.items()} for _ in range(2))
-        for step in range(1, STEPS + 1):
+        for step in range(1, steps + 1):
             some = draw.integers(len(features), size=BATCH)
             gradients = Mixture(parameters)._gradients(features[some], probabilities[some])
-            rate = RATE * min(1.0, 2 * (1 - step / STEPS))
+            rate = RATE * min(1.0, 2 * (1 - step / steps))
             for name, gradient in gradients.items():
-                gradient = gradient + DECAY * (parameters[name] - pull[name])
+                gradient = gradient + PULL / len(features) * (parameters[name] - begun[name])
                 first[name] += 0.1 * (gradient - first[name])
                 second[name] += 0.01 * (gradient**2 - second[name])
                 size = np.sqrt(second[name] / (1 - 0.99**step)) + 1e-8
