@@ -105,9 +105,9 @@ def complete(
 ) -> Iterator[tuple[int, str, Completion]]:
     """Continue `prompt` once per seed, giving (number of the sample, new text, the sample so far).
 
-    As many samples as the network has room for grow side by side; the others follow. The prompt begins a document where
-    the model knows them, and the sample ends with it unless `ignore_end`. An empty one is else continued from a newline,
-    or from id 0 where the tokenizer has none.
+    As many samples as the network has room for grow side by side; the others follow. The prompt begins a document
+    where the model knows them, and the sample ends with it unless `ignore_end`. An empty one is else continued from a
+    newline, or from id 0 where the tokenizer has none.
 
     Args:
         steps: those of `generate`, for each seed.

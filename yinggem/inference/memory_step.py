@@ -11,6 +11,8 @@ from yinggem.inference.completion import opening, prompt_ids
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
 
+MOST_SHARE = 2.0  # of what counting says, beyond what was fitted
+
 
 class MemoryStep:
     """Mixes the memory into the logits of one row.
@@ -54,14 +56,14 @@ def memory_steps(
 
     Args:
         rows: how often the prompt is continued.
-        share: from 0, the network alone, to 1, the fitted mixture; None: 1 where there is a memory.
+        share: 0 is the network alone, 1 the fitted mixture, at most MOST_SHARE; None: 1 where there is a memory.
         generated: as `typed_ids`.
 
     Raises:
-        UserError: `share` is not from 0 to 1, or is asked for without a memory; as `typed_ids`.
+        UserError: `share` is out of range, or is asked for without a memory; as `typed_ids`.
     """
     if share is not None:
-        check_number("memory", share, 0, 1)
+        check_number("memory", share, 0, MOST_SHARE)
         if share and memory is None:
             raise UserError("This checkpoint has no memory; leave --memory out, or train a model with memory=ngram.")
     if memory is None or share == 0:
