@@ -166,3 +166,13 @@ def copies_by_sets(
     ]
     whole = [lengths[end - 1] >= least for end in late if end >= least]
     return found, max((lengths[end - 1] for end in late), default=0), sum(whole) / max(1, len(whole))
+
+
+def philox_uniform(seed: int, position: int) -> float:
+    """Philox4x32-10 (Salmon et al. 2011) in whole numbers: of 128 bits, the first 53 that the project takes."""
+    x, key, bits = [position % 2**32, position >> 32, 0, 0], [seed % 2**32, seed >> 32], 2**32
+    for _ in range(10):
+        first, second = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
+        x = [second // bits ^ x[1] ^ key[0], second % bits, first // bits ^ x[3] ^ key[1], first % bits]
+        key = [(key[0] + 0x9E3779B9) % bits, (key[1] + 0xBB67AE85) % bits]
+    return ((x[0] >> 5) * 2**26 + (x[1] >> 6)) / 2**53

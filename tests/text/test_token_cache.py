@@ -65,6 +65,7 @@ def test_an_array_in_pieces_is_the_array(lengths, data):
     assert (array.part(0, 3) + array.part(3))[:].tolist() == whole.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(alphabet="ab \n\t'lé🙂1!", min_size=1, max_size=400),
@@ -170,6 +171,7 @@ def start(*arguments: object) -> subprocess.Popen:
                             env=environment)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_tokenization_goes_on_from_the_finished_shards(tmp_path):
     (tmp_path / "x.txt").write_text(VERSE * 60_000)
     folder, shard = tmp_path / "cache", 1 << 16

@@ -54,6 +54,7 @@ def batches_of(loader):
     return [inputs.clone() for inputs, _ in loader]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_continues_after_any_batch(workers):
     def loader():

@@ -19,7 +19,7 @@ from running import SMALL, here, same
 from yinggem.commands import shard
 from yinggem.common.command_line import run
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.mixture import fixed
 from yinggem.memory.ngram_memory import mixed
 from yinggem.runs.overrides import quote_path
@@ -214,7 +214,7 @@ def test_a_run_continued_in_the_middle_ends_with_the_bits_of_a_straight_one(made
     one, other = runs.values()
     assert one["global_step"] == other["global_step"] == 14
     assert same(one["state_dict"], other["state_dict"]) and same(one["memory"], other["memory"])
-    memory = load_memory(folder / "checkpoints" / "last.ckpt")
+    memory = read_model(folder / "checkpoints" / "last.ckpt").memory
     assert memory is not None and bytes(memory.ids) == TEXT.encode()[: len(memory.ids)]
     assert memory.scoring.to_dict() != fixed(*mixed(256)).to_dict() and "both together" in done.out
 

@@ -1,12 +1,14 @@
 """What the training text says of the next token: interpolated Kneser-Ney smoothing over its n-grams."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from yinggem.memory.index import NgramIndex
 
 SUMMARY = 3  # features: of the longest context found
+REMEMBERED = 4096  # contexts
 
 
 class TextCounts:
@@ -67,16 +69,32 @@ class TextCounts:
         """Probabilities (V, sources) of every id after `context` (N,), of which the last few count, and features."""
         alone, about = self.alone
         probability, features = np.repeat(alone[None], self.sources, 0), about.copy()
-        for order in range(1, min(self.index.longest - 1, len(context)) + 1):
-            first, end = self.index.find(context[len(context) - order :].tolist())
-            if first == end:
+        known = context[max(0, len(context) - self.index.longest + 1) :].tolist()
+        for order in range(1, len(known) + 1):
+            found = self._after(tuple(known[-order:]))
+            if found is None:
                 break  # longer contexts end with this one, and so are not in the text either
-            ids, counts = self.index.continuing(order + 1, first, end)
-            discounts, total, different = self.index.discounts[order], counts.sum(), len(ids)
-            taken = discounts[np.minimum(counts, 3)]
-            found = probability[order - 1] * (taken.sum() / total)
-            found[ids] += np.maximum(counts - taken, 0) / total
-            probability[order:] = found
-            features[:SUMMARY] = order, np.log(total), np.log(different)
-            features[SUMMARY + 2 * (order - 1) : SUMMARY + 2 * order] = np.log1p(total), np.log1p(different)
+            ids, own, left, total = found
+            here = left * probability[order - 1]
+            here[ids] += own
+            probability[order:] = here
+            features[:SUMMARY] = order, np.log(total), np.log(len(ids))
+            features[SUMMARY + 2 * (order - 1) : SUMMARY + 2 * order] = np.log1p(total), np.log1p(len(ids))
         return probability.T, features
+
+    @cached_property
+    def _after(self) -> Callable[[tuple[int, ...]], tuple[np.ndarray, np.ndarray, float, int] | None]:
+        """After a context: the ids that follow it, their share, what is left to others, and its count.
+
+        It remembers the contexts of a text that is being written: short ones come again and again.
+        """
+        return lru_cache(REMEMBERED)(self._look_up)
+
+    def _look_up(self, context: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float, int] | None:
+        first, end = self.index.find(context)
+        if first == end:
+            return None
+        ids, counts = self.index.continuing(len(context) + 1, first, end)
+        discounts, total = self.index.discounts[len(context)], int(counts.sum())
+        taken = discounts[np.minimum(counts, 3)]
+        return ids, np.maximum(counts - taken, 0) / total, float(taken.sum() / total), total

@@ -98,9 +98,9 @@ class Transformer(nn.Module):
         self.norm = make_norm(config, config.hidden_size)
         self.head: Linear | TiedHead
         if config.tie_word_embeddings:
-            self.head = TiedHead(self.embedding, config.bias)
+            self.head = TiedHead(self.embedding, config.head_has_bias)
         else:
-            self.head = Linear(config.hidden_size, config.vocab_size, bias=config.bias)
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=config.head_has_bias)
         self.reset_parameters()
 
     def forward(self, tokens: Tensor) -> Tensor:
