@@ -18,7 +18,8 @@ from yinggem.model.quantization import quantization_of
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import find_model
 from yinggem.text import assets
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import ByteTokenizer
 
 

@@ -14,7 +14,8 @@ from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.stored_model import read_model
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.starting_point import begin, find_start, freeze
 

@@ -23,11 +23,12 @@ from yinggem.inference.stored_model import read_model
 from yinggem.memory.mixture import fixed
 from yinggem.memory.ngram_memory import mixed
 from yinggem.runs.overrides import quote_path
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.token_array import TokenArray
 from yinggem.text.token_shards import BLOCK, open_shards, read_validation
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer
-from yinggem.training.datamodule import EvaluationBatches, WindowLoader
+from yinggem.training.loaders import EvaluationBatches, WindowLoader
 from yinggem.training.streaming import StreamingDataModule
 
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(2500))

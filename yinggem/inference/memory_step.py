@@ -7,7 +7,7 @@ import numpy as np
 
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
-from yinggem.inference.completion import prompt_ids
+from yinggem.inference.completion import opening, prompt_ids
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
 
@@ -85,7 +85,8 @@ def typed_ids(
         UserError: a stretch is not one of the prompt.
     """
     found = np.array(ids, np.int64)
-    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64))
+    before = opening(tokenizer, prompt).partition(prompt)[0] if prompt else ""  # of a template
+    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64)) - len(before.encode())
     starts = ends - tokenizer.token_byte_lengths[found]
     for stretch in generated:
         first, last = stretch

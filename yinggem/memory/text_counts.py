@@ -7,8 +7,8 @@ import numpy as np
 
 from yinggem.memory.index import NgramIndex
 
-SUMMARY = 3  # features: of the longest context found
 REMEMBERED = 4096  # contexts
+SUMMARY = 3  # features: of the longest context found
 
 
 class TextCounts:
@@ -71,30 +71,30 @@ class TextCounts:
         probability, features = np.repeat(alone[None], self.sources, 0), about.copy()
         known = context[max(0, len(context) - self.index.longest + 1) :].tolist()
         for order in range(1, len(known) + 1):
-            found = self._after(tuple(known[-order:]))
+            found = self._after(tuple(known[len(known) - order :]))
             if found is None:
                 break  # longer contexts end with this one, and so are not in the text either
-            ids, own, left, total = found
-            here = left * probability[order - 1]
-            here[ids] += own
-            probability[order:] = here
-            features[:SUMMARY] = order, np.log(total), np.log(len(ids))
-            features[SUMMARY + 2 * (order - 1) : SUMMARY + 2 * order] = np.log1p(total), np.log1p(len(ids))
+            ids, own, left, total, different = found
+            mixed = probability[order - 1] * left
+            mixed[ids] += own
+            probability[order:] = mixed
+            features[:SUMMARY] = order, np.log(total), np.log(different)
+            features[SUMMARY + 2 * (order - 1) : SUMMARY + 2 * order] = np.log1p(total), np.log1p(different)
         return probability.T, features
 
     @cached_property
-    def _after(self) -> Callable[[tuple[int, ...]], tuple[np.ndarray, np.ndarray, float, int] | None]:
-        """After a context: the ids that follow it, their share, what is left to others, and its count.
+    def _after(self) -> Callable[[tuple[int, ...]], tuple[np.ndarray, np.ndarray, float, int, int] | None]:
+        """After a context: the ids that follow it, their share, what is left to others, how often, how many ids.
 
         It remembers the contexts of a text that is being written: short ones come again and again.
         """
         return lru_cache(REMEMBERED)(self._look_up)
 
-    def _look_up(self, context: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float, int] | None:
+    def _look_up(self, context: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float, int, int] | None:
         first, end = self.index.find(context)
         if first == end:
             return None
         ids, counts = self.index.continuing(len(context) + 1, first, end)
-        discounts, total = self.index.discounts[len(context)], int(counts.sum())
+        discounts, total = self.index.discounts[len(context)], counts.sum()
         taken = discounts[np.minimum(counts, 3)]
-        return ids, np.maximum(counts - taken, 0) / total, float(taken.sum() / total), total
+        return ids, np.maximum(counts - taken, 0) / total, float(taken.sum() / total), int(total), len(ids)
