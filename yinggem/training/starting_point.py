@@ -24,12 +24,6 @@ from yinggem.text.tokenizer import BPETokenizer, Tokenizer, from_state_dict
 
 # Of a model: what no weight depends on.
 FREE = ("vocab_size", "dropout", "attention_dropout", "initializer_range", "document_end")
-    "vocab_size",
-    "dropout",
-    "attention_dropout",
-    "initializer_range",
-    "document_end",
-)  # of a model: what no weight depends on
 
 
 @dataclass(frozen=True)
