@@ -12,13 +12,15 @@ import numpy as np
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
-from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import Evaluation, evaluate, trained_context_length
 from yinggem.inference.language_model import LanguageModel
 from yinggem.inference.starter import memory_of
+from yinggem.inference.stored_model import read_model
 from yinggem.inference.surprise_page import MOST_TOKENS, pieces_of, surprise_page
+from yinggem.inference.torch_network import TorchNetwork
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_model
@@ -63,9 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     path, said = find_model(options.checkpoint)
     if said:
         print(f"note: {said}", file=sys.stderr)
-    device, content = choose_device(options.device), read_checkpoint(path)
-    model, tokenizer = load_model(path, device, quantization=options.quantize, checkpoint=content)
-    entry = content["yinggem"]
+    device, stored = choose_device(options.device), read_model(path)
+    model, tokenizer = load_model(path, device, quantization=options.quantize, stored=stored)
+    entry = stored.entry
     text = text_to_evaluate(options, entry)
     context_length = options.context_length or trained_context_length(entry)
     split, notes = open_recorded_text(text, tokenizer)
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     if text.source == "streaming" and options.split != "val":
         raise UserError(f"--split {options.split} is for texts; of token shards only the validation part is evaluated.")
     ids = ids_of(split, options.split)
-    kept = memory_of(path, content, tokenizer)
+    kept = memory_of(stored)
     memory = memory_to_compare(options, kept, split)
     if options.adaptive and memory is None:
         raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
@@ -84,7 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         figures = evaluate_with_counting(*about_text, memory, options.adaptive).to_dict()
     if options.html:
-        write_page(options.html, text.name, LanguageModel(model, tokenizer, context_length, kept), ids)
+        scored_by = LanguageModel(TorchNetwork(model, "evaluate"), tokenizer, context_length, kept)
+        write_page(options.html, text.name, scored_by, ids)
     if options.json:
         settings = {"val_fraction": text.val_fraction, "split_by": text.split_by, "context_length": context_length}
         about = {"checkpoint": str(path), "data": text.name, "split": options.split, **settings}

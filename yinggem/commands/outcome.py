@@ -12,9 +12,10 @@ from yinggem.callbacks.metrics_csv import MetricsCSV
 from yinggem.callbacks.ngram_memory import Memory
 from yinggem.callbacks.tensorboard import TensorBoard
 from yinggem.commands.hyperparameters import hyperparameters, main_hyperparameters
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import BEST, LAST, checkpoint
@@ -72,10 +73,9 @@ def evaluate_run(
         return Outcome(monitored, ended, steps)
     step, memory = steps, memory_of_run(trainer)
     if kept is not None:
-        content = read_checkpoint(kept)
-        memory = load_memory(kept, content)
-        model, _ = load_model(kept, module.device, checkpoint=content)
-        step = int(content["global_step"])
+        stored = read_model(kept)
+        model, _ = load_model(kept, module.device, stored=stored)
+        step, memory = int(stored.content["global_step"]), stored.memory
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
     counts = memory
     if counts is None and baseline and len(split.train):  # that of token shards at a URL is never read whole

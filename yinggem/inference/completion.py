@@ -1,17 +1,15 @@
 """Generation for people: a prompt of text in, pieces of text out, ended by a stop string or a length."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from yinggem.common.errors import UserError
+from yinggem.inference.generation import LogitsStep, Network, generate
 from yinggem.inference.sampling import Sampling
 from yinggem.text.marks import PLACE
 from yinggem.text.tokenizer import StreamDecoder, Tokenizer
-
-if TYPE_CHECKING:
-    from yinggem.inference.generation import LogitsStep
-    from yinggem.model.transformer import Transformer
-
 
 BETWEEN = "\n\n"  # two documents, where generation goes on
 
@@ -95,37 +93,45 @@ class Completion:
 
 
 def complete(
-    model: "Transformer",
+    network: Network,
     tokenizer: Tokenizer,
     prompt: str,
     max_new_tokens: int,
     sampling: Sampling,
     seeds: Sequence[int],
     stops: Sequence[str] = (),
-    steps: "Sequence[LogitsStep]" = (),
+    steps: Sequence[Sequence[LogitsStep]] = (),
     ignore_end: bool = False,
 ) -> Iterator[tuple[int, str, Completion]]:
-    """Continue `prompt` once per seed, all at once, yielding (number of the sample, new text, the sample so far).
+    """Continue `prompt` once per seed, giving (number of the sample, new text, the sample so far).
 
-    The prompt begins a document where the model knows them, and the sample ends with it unless `ignore_end`. An empty
-    one is else continued from a newline, or from id 0 where the tokenizer has none. `steps` are those of `generate`,
-    with a row for each seed.
+    As many samples as the network has room for grow side by side; the others follow. The prompt begins a document
+    where the model knows them, and the sample ends with it unless `ignore_end`. An empty one is else continued from a
+    newline, or from id 0 where the tokenizer has none.
+
+    Args:
+        steps: those of `generate`, for each seed.
 
     Raises:
         UserError: the tokenizer cannot encode the prompt (at once), or as `generate` (while it runs).
     """
-    import torch  # here and not at the top: other engines complete text with the rest of this module
-
-    from yinggem.inference.generation import generate
-
     samples = [Completion(tokenizer, seed, stops, ignore_end) for seed in seeds]
-    device = next(model.parameters()).device
-    rows = torch.tensor([prompt_ids(tokenizer, prompt)], device=device).expand(len(seeds), -1)
-    rounds = generate(model, rows, max_new_tokens, sampling, seeds, steps, tokenizer.end_id)
-    return advance(samples, (tokens.tolist() for tokens in rounds))
+    ids = prompt_ids(tokenizer, prompt)
+    most = network.most_rows or len(samples)
+
+    def run() -> Iterator[tuple[int, str, Completion]]:
+        for first in range(0, len(samples), most):
+            some = slice(first, first + most)
+            prompts = np.array([ids] * len(samples[some]))
+            end = tokenizer.end_id
+            rounds = generate(network, prompts, max_new_tokens, sampling, seeds[some], steps[some], end)
+            for number, piece, sample in advance(samples[some], rounds):
+                yield first + number, piece, sample
+
+    return run()
 
 
-def advance(samples: list[Completion], steps: Iterator[list[int]]) -> Iterator[tuple[int, str, Completion]]:
+def advance(samples: list[Completion], steps: Iterator[Sequence[int]]) -> Iterator[tuple[int, str, Completion]]:
     """Give each step's ids to the samples, one id each, until all have ended; yields as `complete`.
 
     An id below 0 says that nothing may follow.
@@ -164,14 +170,14 @@ def turn(tokenizer: Tokenizer) -> list[int]:
 
 
 def complete_text(
-    model: "Transformer",
+    network: Network,
     tokenizer: Tokenizer,
     prompt: str,
     max_new_tokens: int,
     sampling: Sampling,
     seed: int,
-    steps: "Sequence[LogitsStep]" = (),
+    steps: Sequence[LogitsStep] = (),
 ) -> str:
     """One sample's text without its prompt, all at once."""
-    pieces = complete(model, tokenizer, prompt, max_new_tokens, sampling, [seed], (), steps)
+    pieces = complete(network, tokenizer, prompt, max_new_tokens, sampling, [seed], (), [steps])
     return "".join(piece for _, piece, _ in pieces)

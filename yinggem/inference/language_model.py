@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
-from yinggem.inference.device import choose_device
-from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_context_length
-from yinggem.inference.generation import LogitsStep
+from yinggem.inference.evaluation import Evaluation, trained_context_length
+from yinggem.inference.generation import LogitsStep, Network
 from yinggem.inference.memory_step import memory_steps
+from yinggem.inference.opening import open_network
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
 from yinggem.inference.starter import memory_of
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
-from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 
 
@@ -49,15 +47,15 @@ class LanguageModel:
     """A model and the tokenizer it was trained with.
 
     Args:
-        model: in eval mode.
+        network: what computes it.
         context_length: tokens per window in which a text is scored.
         memory: what counting knows of the training text; None: the network is alone.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
+        self, network: Network, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
     ) -> None:
-        self.model, self.tokenizer, self.context_length, self.memory = model, tokenizer, context_length, memory
+        self.network, self.tokenizer, self.context_length, self.memory = network, tokenizer, context_length, memory
         self._training: TrainingText | None = None  # read once it is needed
 
     @classmethod
@@ -67,20 +65,20 @@ class LanguageModel:
         """Load a checkpoint.
 
         Args:
-            device: "cpu", "cuda" ...; None is the fastest there is.
+            device: "cpu", "cuda" ...; None is the fastest there is for a model of this size.
             quantization: "int8" or "int4" for smaller and faster weights; None as they are in the file.
 
         Raises:
-            UserError: as `load_model`, and a device that this machine does not have.
+            UserError: as `read_model` and `open_network`.
         """
-        place, content = choose_device(device), read_checkpoint(path)
-        model, tokenizer = load_model(path, place, quantization=quantization, checkpoint=content)
-        return cls(model, tokenizer, trained_context_length(content["yinggem"]), memory_of(path, content, tokenizer))
+        stored = read_model(path)
+        network = open_network(stored, device, quantization)
+        return cls(network, stored.tokenizer, trained_context_length(stored.entry), memory_of(stored))
 
     @property
     def config(self) -> ModelConfig:
         """The architecture."""
-        return self.model.config
+        return self.network.config
 
     def generate(
         self,
@@ -132,10 +130,10 @@ class LanguageModel:
         settings = sampling_for(self.tokenizer.name, **sampling)
         if max_copy is not None and self._training is None:
             self._training = TrainingText(self.memory, self.tokenizer)
-        steps: list[LogitsStep] = [*memory_steps(self.memory, self.tokenizer, prompt, 1, memory, generated)]
-        steps += self._training.steps(max_copy, [prompt]) if self._training else []
-        limits = stop, steps, ignore_end
-        pieces = complete(self.model, self.tokenizer, prompt, max_new_tokens, settings, [seed], *limits)
+        steps: list[LogitsStep] = [*memory_steps(self.memory, self.tokenizer, prompt, 1, memory, generated)[0]]
+        steps += self._training.steps(max_copy, [prompt])[0] if self._training else []
+        limits = stop, [steps], ignore_end
+        pieces = complete(self.network, self.tokenizer, prompt, max_new_tokens, settings, [seed], *limits)
         return (piece for _, piece, _ in pieces if piece)
 
     def score(self, text: str) -> Score:
@@ -160,12 +158,10 @@ class LanguageModel:
         return Score(sum(nats), Evaluation(sum(nats), len(nats), size).bits_per_byte, tokens)
 
     def nats_of(self, ids: np.ndarray) -> np.ndarray:
-        """(N - 1,) float64: of every one of ids (N,) int64 but the first."""
-        network = nats_of_tokens(self.model, torch.from_numpy(ids), self.context_length).numpy()
-        if self.memory is None:
-            return network
+        """(N - 1,) float64: of every one of ids (N,) but the first."""
         found = []
-        for start in range(0, len(network), self.context_length):
-            row, nats = ids[start : start + self.context_length + 1], network[start : start + self.context_length]
-            found.append(self.memory.score(row[None], nats[None])[1][0])
+        for start in range(0, len(ids) - 1, self.context_length):
+            row = ids[start : start + self.context_length + 1]
+            nats = self.network.nats(row)
+            found.append(nats if self.memory is None else self.memory.score(row[None], nats[None])[1][0])
         return np.concatenate(found)

@@ -14,8 +14,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import PREFIX, metadata
+from yinggem.inference.checkpoint import metadata
 from yinggem.inference.evaluation import METRICS, Evaluation, evaluate_batch
+from yinggem.inference.stored_model import PREFIX
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
