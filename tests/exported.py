@@ -13,14 +13,18 @@ from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer, Tokenizer
 
 WINDOW, PROMPT, LENGTH, GREEDY = 32, 40, 200, 150
+SETTINGS: dict[str, Any] = {
+    "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 64, "attention_window": WINDOW, "initializer_range": 0.2,
+}  # fmt: skip
 DATA = {"source": "text", "path": "poems", "val_fraction": 0.1, "split_by": "characters", "fingerprint": "0"}
 
 
 def random_model(vocab_size: int = 256, **changes: Any) -> Transformer:
     """Norms and biases are random too, which they are not at the start of a training."""
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"attention_window": WINDOW, "initializer_range": 0.2} | changes
-    model = Transformer(ModelConfig(vocab_size, 48, 3, 4, 2, 64, **settings)).eval()
+    settings = SETTINGS | changes
+    model = Transformer(ModelConfig(vocab_size, **settings)).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, 0.0 if name.endswith("bias") else 1.0, 0.3)

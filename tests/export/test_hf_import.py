@@ -81,6 +81,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ({"attention_bias": True}, "has attention_bias=True"),
         ({"head_dim": 16}, "has head_dim=16"),
         ({"hidden_act": "gelu"}, "model.activation must be"),
+        ({"hidden_act": "relu2"}, "has hidden_act=relu2 with a gate"),
         ({"layer_types": ["full_attention"] * 3}, "has layer_types="),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "has rope_parameters="),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "has rope_scaling="),

@@ -1,13 +1,14 @@
 """Write a model for other software: yinggem export --format hf DIR"""
 
 import os
+import sys
 from pathlib import Path
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
 from yinggem.export.formats import FORMATS
 from yinggem.export.source import read_source
-from yinggem.runs.layout import find_checkpoint
+from yinggem.runs.layout import find_model
 
 
 def export_parser() -> Parser:
@@ -17,7 +18,11 @@ def export_parser() -> Parser:
     add("output", metavar="OUTPUT", help="the file or folder to write")
     formats = "; ".join(f"{name}: {one.reader}" for name, one in FORMATS.items())
     add("--format", choices=FORMATS, required=True, help=f"what will read it ({formats})")
-    add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
+    add(
+        "--checkpoint",
+        metavar="PLACE",
+        help="a file, a run folder, or starter; default: the newest run's best, under outputs/",
+    )
     add("--with-memory", action="store_true", help="keep the memory, and with it the training text")
     add("--license", default="unknown", metavar="NAME", help="licence of the weights, for the model card of hf")
     return parser
@@ -30,7 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
         UserError: the format cannot express the model; as `read_source`; the system refuses.
     """
     options = export_parser().parse_args(arguments)
-    wanted, output, path = FORMATS[options.format], Path(options.output), find_checkpoint(options.checkpoint)
+    wanted, output = FORMATS[options.format], Path(options.output)
+    path, said = find_model(options.checkpoint)
+    if said:
+        print(f"note: {said}", file=sys.stderr)
     if os.path.exists(output) and os.path.exists(path) and os.path.samefile(path, output):
         raise UserError(f"{output} is the checkpoint itself; name another file.")
     if options.with_memory and not wanted.holds_memory:

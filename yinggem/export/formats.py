@@ -31,6 +31,8 @@ class Format(NamedTuple):
 
 FORMATS = {
     "hf": Format("hf", "transformers, from a folder"),
+    "gguf": Format("gguf", "llama.cpp, without QK-norm and biases"),
+    "onnx": Format("onnx", "onnxruntime and transformers.js, from a folder"),
     "safetensors": Format("safetensors", "yinggem generate, without pickles", holds_memory=True),
 }
 

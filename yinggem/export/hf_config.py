@@ -136,6 +136,10 @@ def from_config_json(content: Any, place: str) -> ModelConfig:
         config = ModelConfig.from_dict(values)
     except UserError as error:
         raise UserError(f"{place} cannot be imported: {error}") from None
+    if kind is not OWN and not ACTIVATIONS[config.activation].gated:
+        raise UserError(
+            f"{place} has hidden_act={content['hidden_act']} with a gate, which YingGem has no setting for."
+        )
     _check_nothing_else(content, config, place)
     return config
 
