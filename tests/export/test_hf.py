@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yinggem.common.errors import UserError
 from yinggem.export import hf
+from yinggem.export.folder import write_folder
 from yinggem.export.hf_config import OWN, kind_of
 from yinggem.text.tokenizer import BPETokenizer, CharTokenizer, GPT2Tokenizer
 
@@ -29,6 +30,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+MAIN = ("tiny and small", "neither", "biases", "the reference")
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -45,7 +49,9 @@ def loaded(folder: Path) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in MAIN else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 @torch.inference_mode()
 def test_logits_are_ours_past_the_window(tmp_path, case):
     architecture, changes = CASES[case]
@@ -58,7 +64,7 @@ def test_logits_are_ours_past_the_window(tmp_path, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["tiny and small", "neither", "biases", "the reference", "layer norm"])
+@pytest.mark.parametrize("case", [*MAIN, "layer norm"])
 @torch.inference_mode()
 def test_generate_writes_the_same_greedy_text_past_the_window(tmp_path, case):
     source = source_of(**CASES[case][1])
@@ -115,3 +121,18 @@ def test_a_setting_that_came_later_is_refused_by_its_name(tmp_path, monkeypatch)
         hf.export(source_of(qk_norm=True), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     hf.export(source_of(qk_norm=False), tmp_path / "a")
+
+
+def test_a_disk_that_fails_leaves_the_earlier_folder(tmp_path):
+    hf.export(source_of(bias=False), tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+    def fail(folder: Path) -> None:
+        (folder / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    for place in (tmp_path / "a", tmp_path / "new"):
+        with pytest.raises(UserError, match=r"Cannot write .*No space left"):
+            write_folder(place, fail)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
