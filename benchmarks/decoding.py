@@ -14,14 +14,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from machine import median_seconds, print_limits, read_gbps
 from torch import Tensor
 
-from yinggem.inference.generation import History, apply_filters, generate, sample
+from yinggem.inference.filters import History, choose
+from yinggem.inference.generation import generate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.decoding import DecodingStep
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
@@ -39,7 +41,7 @@ SHARPEN = (
 )
 
 
-def stamps(steps: Iterator[Tensor]) -> list[float]:
+def stamps(steps: Iterator[Sequence[int]]) -> list[float]:
     """The time at which each token was there, after the start as first entry."""
     times = [time.perf_counter()]
     for _ in steps:
@@ -69,10 +71,11 @@ def make_model() -> Transformer:
 def measure_yinggem(batch: int, prompt: int, tokens: int, sampling: Sampling) -> list[float]:
     """Time stamps of our generate."""
     torch.manual_seed(0)
-    model, ids = make_model(), torch.randint(CONFIG.vocab_size, (batch, prompt))
+    model, ids = make_model(), torch.randint(CONFIG.vocab_size, (batch, prompt)).numpy()
     model.head.weight.data.mul_(SHARPEN)
-    list(generate(model, ids[:, :8], 4, sampling, range(batch)))
-    return stamps(generate(model, ids, tokens, sampling, range(batch)))
+    network = TorchNetwork(model)
+    list(generate(network, ids[:, :8], 4, sampling, range(batch)))
+    return stamps(generate(network, ids, tokens, sampling, range(batch)))
 
 
 def measure_transformers(batch: int, prompt: int, tokens: int, cache: str) -> list[float]:
@@ -177,8 +180,8 @@ def print_profile(batch: int) -> None:
     matrices = [module for module in model.blocks.modules() if isinstance(module, Linear)]
     inputs = [torch.randn(batch, 1, layer.in_features) for layer in matrices]
     outputs = [torch.randn(batch, 1, layer.out_features) for layer in matrices]
-    logits, generators = SHARPEN * torch.randn(batch, CONFIG.vocab_size) / 2, [torch.Generator() for _ in range(batch)]
-    history = History(torch.randint(CONFIG.vocab_size, (batch, PROMPT)), CONFIG.vocab_size, DEFAULT)
+    logits = (SHARPEN * torch.randn(batch, CONFIG.vocab_size) / 2).numpy()
+    history = History(torch.randint(CONFIG.vocab_size, (PROMPT,)).tolist(), CONFIG.vocab_size, DEFAULT)
 
     with torch.inference_mode():
         prepared = DecodingStep(model, cache).model
@@ -194,8 +197,7 @@ def print_profile(batch: int) -> None:
             "  48 products of the layers": lambda: [layer(x) for layer, x in zip(layers, inputs, strict=True)],
             "  product of the head": lambda: prepared.head(state),
             "  all else (norms, rotation, attention, ...)": step,
-            "choosing: default filters": lambda: apply_filters(logits, DEFAULT, history),
-            "choosing: drawing": lambda: sample(logits, generators),
+            "choosing": lambda: [choose(row, DEFAULT, history, 0.5) for row in logits],
         }
         print(f"\nbatch {batch}, reading the weights takes {WEIGHT_BYTES / read_gbps() / 1e6:.2f} ms")
         for name, part in parts.items():

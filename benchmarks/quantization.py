@@ -21,15 +21,18 @@ from decoding import make_model
 from machine import print_limits
 from torch import nn
 
-from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.evaluation import evaluate, trained_context_length
 from yinggem.inference.generation import generate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.stored_model import read_model
+from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.model.quantization import quantize
 from yinggem.model.transformer import Transformer
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import GPT2Tokenizer
 
 CONFIG = ModelConfig(vocab_size=50257)
@@ -39,8 +42,9 @@ PROMPT, LONG_PROMPT = 64, 2048
 
 def seconds_per_step(models: dict[str, Transformer], batch: int, tokens: int) -> dict[str, float]:
     """Median time of a decoding step of `batch` rows, the models taking turns."""
-    ids = torch.randint(CONFIG.vocab_size, (batch, PROMPT))
-    steps = {name: generate(model, ids, tokens, GREEDY, range(batch)) for name, model in models.items()}
+    ids = torch.randint(CONFIG.vocab_size, (batch, PROMPT)).numpy()
+    networks = {name: TorchNetwork(model) for name, model in models.items()}
+    steps = {name: iter(generate(one, ids, tokens, GREEDY, range(batch))) for name, one in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(tokens):
         for name, step in steps.items():
@@ -52,10 +56,10 @@ def seconds_per_step(models: dict[str, Transformer], batch: int, tokens: int) ->
 
 def seconds_to_read(model: Transformer, repeats: int = 3) -> float:
     """Median time until the first token after a long prompt."""
-    ids, times = torch.randint(CONFIG.vocab_size, (1, LONG_PROMPT)), []
+    ids, times = torch.randint(CONFIG.vocab_size, (1, LONG_PROMPT)).numpy(), []
     for _ in range(repeats):
         start = time.perf_counter()
-        next(generate(model, ids, 1, GREEDY, [0]))
+        next(iter(generate(TorchNetwork(model), ids, 1, GREEDY, [0])))
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
@@ -98,7 +102,7 @@ def print_quality(path: str, data: str, data_path: str | None) -> None:
     """Bits per byte of the validation split."""
     model, tokenizer = load_model(path)
     split = tokenize(open_corpus(data, data_path), tokenizer, None, 0.1, "characters")
-    length = trained_context_length(read_checkpoint(path))
+    length = trained_context_length(read_model(path).entry)
 
     def bits(model: Transformer) -> float:
         return evaluate(model, split.val, split.token_bytes, length).to_dict()["bits_per_byte"]

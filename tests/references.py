@@ -102,10 +102,14 @@ def kneser_ney(text: Sequence[int], vocab_size: int, longest: int, context: Sequ
     return probability
 
 
-def witten_bell(counted: Sequence[int], context: Sequence[int], vocab_size: int, longest: int, token: int) -> float:
-    """Witten and Bell's method C by lists: what followed the last tokens of the context among `counted`."""
+def witten_bell(
+    counted: Sequence[int], context: Sequence[int], vocab_size: int, orders: Sequence[int], token: int
+) -> float:
+    """Witten and Bell's method C by lists: what followed the last tokens of the context, so many, among `counted`."""
     probability = 1 / vocab_size
-    for n in range(min(longest, len(context)) + 1):
+    for n in orders:
+        if n > len(context):
+            break
         after = [
             counted[i] for i in range(n, len(counted)) if list(counted[i - n : i]) == list(context[len(context) - n :])
         ]
@@ -162,3 +166,13 @@ def copies_by_sets(
     ]
     whole = [lengths[end - 1] >= least for end in late if end >= least]
     return found, max((lengths[end - 1] for end in late), default=0), sum(whole) / max(1, len(whole))
+
+
+def philox_uniform(seed: int, position: int) -> float:
+    """Philox4x32-10 (Salmon et al. 2011) in whole numbers: of 128 bits, the first 53 that the project takes."""
+    x, key, bits = [position % 2**32, position >> 32, 0, 0], [seed % 2**32, seed >> 32], 2**32
+    for _ in range(10):
+        first, second = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
+        x = [second // bits ^ x[1] ^ key[0], second % bits, first // bits ^ x[3] ^ key[1], first % bits]
+        key = [(key[0] + 0x9E3779B9) % bits, (key[1] + 0xBB67AE85) % bits]
+    return ((x[0] >> 5) * 2**26 + (x[1] >> 6)) / 2**53

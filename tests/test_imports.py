@@ -5,7 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from yinggem.engine.engine import engine_refusal
+from yinggem.inference.checkpoint import save_model
+from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.model.config import ModelConfig
+from yinggem.model.transformer import Transformer
+from yinggem.text.tokenizer import ByteTokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,8 +100,25 @@ def test_the_architecture_needs_nothing_but_the_standard_library():
 
 @pytest.mark.parametrize(
     "module",
-    ["model.config", "inference.verification", "inference.sampling", "inference.completion", "text.tokenizer"],
+    ["commands.generate", "inference.language_model", "inference.opening", "runs.layout"],
 )
-def test_what_another_engine_needs_loads_no_torch(module):
-    """Tokenizers, the architecture, the check of a file, sampling settings and completion; each in its own process."""
+def test_what_generating_needs_loads_no_torch(module):
+    """Each in its own process, with all that it imports."""
     assert "torch" not in loaded_by(f"import yinggem.{module}")
+
+
+@pytest.mark.skipif(engine_refusal(ModelConfig(1)) is not None, reason="there is no compiled engine")
+def test_generating_and_scoring_load_no_torch(tmp_path):
+    """With a memory, a limit on copies, samples side by side and figures."""
+    memory = NgramMemory(np.frombuffer(b"Shall I compare thee to a summer's day? " * 9, np.uint8), 256)
+    save_model(tmp_path / "a.ckpt", Transformer(ModelConfig(256, 8, 1, 1)), ByteTokenizer(), memory)
+    words = ["--checkpoint", str(tmp_path / "a.ckpt"), "--max-new-tokens", "9", "--num-samples", "2", "--json"]
+    code = f"""
+import yinggem
+from yinggem.commands.generate import main
+main({[*words, "--max-copy=2", "--mark-copies", "--stats"]!r})
+main({[*words, "--memory=0", "--quantize=int8", "--prompt=Shall"]!r})
+model = yinggem.load({str(tmp_path / "a.ckpt")!r})
+model.generate("Shall I", max_new_tokens=9), model.score("Shall I compare thee")
+"""
+    assert not loaded_by(code) & (HEAVY | {"torch"})

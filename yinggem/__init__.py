@@ -29,7 +29,7 @@ def load(
     Args:
         path_or_run: a checkpoint, a run folder, "starter", or None for the newest run in outputs/ of the current
             folder; where there is none, it is the starter that ships with the package.
-        device: "cpu", "cuda" ...; None is the fastest there is.
+        device: "cpu", "cuda" ...; None is the fastest there is for a model of this size.
         quantization: "int8" or "int4" for smaller and faster weights; None as they are in the checkpoint.
 
     Raises:

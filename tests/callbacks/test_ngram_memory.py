@@ -9,9 +9,12 @@ from running import SMALL, TEXT, here, newest, same
 
 from yinggem.callbacks.ngram_memory import MOST_HELD_OUT, Memory
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, read_checkpoint
-from yinggem.memory.mixture import FIXED
+from yinggem.inference.checkpoint import read_checkpoint
+from yinggem.inference.stored_model import read_model
+from yinggem.memory.mixture import fixed
+from yinggem.memory.ngram_memory import mixed
 
+FIXED = fixed(*mixed(256)).to_dict()
 RUN = [*SMALL, "data.path=own.txt", "memory=ngram", "memory.held_out=0.3", "trainer.log_every_n_steps=1"]
 
 
@@ -29,9 +32,9 @@ def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(plac
     assert "The checkpoint holds the training text" in done.out and " 4,175 tokens to train on" in done.out
     result = json.loads((newest() / "result.json").read_text())
     assert result["counting_bits_per_byte"] < result["bits_per_byte"] and result["counted_tokens"] == 5964
-    memory = load_memory(newest() / "checkpoints" / "best.ckpt")
+    memory = read_model(newest() / "checkpoints" / "best.ckpt").memory
     assert memory is not None and bytes(memory.ids) == TEXT.encode()[:5964]
-    assert memory.scoring.to_dict() != FIXED.to_dict() != memory.generating.to_dict()
+    assert memory.scoring.to_dict() != FIXED != memory.generating.to_dict()
     ranked = [entry for entry in result if entry.endswith("bits_per_byte")]
     assert ranked[0] == "bits_per_byte", "the network's own figure is what runs are ranked by"
 
@@ -40,7 +43,7 @@ def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(plac
 def test_without_a_memory_the_figures_stand_beside_those_of_the_network_and_can_be_left_out(place):
     done = here(*SMALL, "data.path=own.txt", "baseline=true")
     assert done.status == 0 and "without a network" in done.out and "holds the training text" not in done.out, done
-    assert load_memory(newest() / "checkpoints" / "best.ckpt") is None
+    assert read_model(newest() / "checkpoints" / "best.ckpt").memory is None
     assert "memory" not in read_checkpoint(newest() / "checkpoints" / "last.ckpt")
     done = here(*SMALL, "data.path=own.txt")
     assert done.status == 0 and "without a network" not in done.out, "experiment=smoke is for seconds"
@@ -78,9 +81,9 @@ def test_a_text_too_short_for_a_fit_has_fixed_weights_and_one_too_long_is_counte
     done = here(*SMALL, "data.path=own.txt", "memory=ngram", "trainer.max_steps=10")
     assert done.status == 0 and " 5,964 tokens to train on" in done.out, done
     assert "(of its last 3,000 tokens)" in done.out and "The checkpoint holds the training text" in done.out
-    memory = load_memory(newest() / "checkpoints" / "best.ckpt")
+    memory = read_model(newest() / "checkpoints" / "best.ckpt").memory
     assert memory is not None and len(memory.ids) == 5964 and len(memory.counts.index.ids) == 3000
-    assert memory is not None and memory.scoring.to_dict() == FIXED.to_dict()
+    assert memory is not None and memory.scoring.to_dict() == FIXED
 
 
 def test_how_much_is_held_out():

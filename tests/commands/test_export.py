@@ -8,7 +8,8 @@ from running import Done
 
 from yinggem.__main__ import main
 from yinggem.export.formats import FORMATS
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize
@@ -48,9 +49,9 @@ def exported(typed, checkpoint, name: str, output: Path, *more: str) -> Done:
 def test_the_training_text_goes_with_it_only_when_asked_for(typed, checkpoint, tmp_path):
     alone, whole = tmp_path / "alone.safetensors", tmp_path / "whole.safetensors"
     assert "memory was left out" in exported(typed, checkpoint, "safetensors", alone).out
-    assert load_memory(alone) is None
+    assert read_model(alone).memory is None
     assert "training text is in it" in exported(typed, checkpoint, "safetensors", whole, "--with-memory").out
-    kept, first = load_memory(whole), load_memory(checkpoint)
+    kept, first = read_model(whole).memory, read_model(checkpoint).memory
     assert kept and first and kept.to_dict() == first.to_dict()
     assert "has no memory" in exported(typed, alone, "safetensors", whole, "--with-memory").refused()
 

@@ -24,6 +24,7 @@ from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import complete_text
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
@@ -101,7 +102,7 @@ def test_help_is_quick_and_light():
 
 def test_the_text_is_the_prompt_and_its_continuation(checkpoints):
     model, tokenizer = load_model(checkpoints["bpe"])
-    expected = "ROMEO" + complete_text(model, tokenizer, "ROMEO", 30, Sampling(), seed=4) + "\n"
+    expected = "ROMEO" + complete_text(TorchNetwork(model), tokenizer, "ROMEO", 30, Sampling(), seed=4) + "\n"
     for _ in range(2):
         status, out, err = run_here(
             "--checkpoint", checkpoints["bpe"], "--prompt", "ROMEO", "--max-new-tokens", 30, "--seed", 4

@@ -47,9 +47,18 @@ def content_of(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-def assert_refused(path: Path, match: str | None = None) -> None:
+Reader = Callable[[Path], object]
+READERS: dict[str, Reader] = {"ours": load_model, "torch": read_checkpoint}  # what generates, and what trains
+
+
+@pytest.fixture(params=READERS)
+def reader(request) -> Reader:
+    return READERS[request.param]
+
+
+def assert_refused(path: Path, match: str | None = None, reader: Reader = load_model) -> None:
     with pytest.raises(UserError, match=match) as caught:
-        load_model(path)
+        reader(path)
     sentence = str(caught.value)
     assert str(path) in sentence and "\n" not in sentence and ";" in sentence and len(sentence) < 600
 
@@ -128,14 +137,14 @@ def test_a_flipped_bit_is_refused_or_harmless(saved, seed):
     assert refused > 60
 
 
-def test_every_truncation_is_refused(saved):
+def test_every_truncation_is_refused(saved, reader):
     good, rng = saved.read_bytes(), random.Random(0)
     for length in [0, 1, 2, 22, len(good) - 1, *(rng.randrange(len(good)) for _ in range(60))]:
         saved.write_bytes(good[:length])
-        assert_refused(saved)
+        assert_refused(saved, reader=reader)
 
 
-def test_a_flipped_weight_alone_is_refused(saved):
+def test_a_flipped_weight_alone_is_refused(saved, reader):
     """torch.load takes such a file as it is: the checksum is ours to compare."""
     good = saved.read_bytes()
     weight = content_of(saved)["state_dict"]["model.embedding.weight"].numpy().tobytes()
@@ -143,7 +152,7 @@ def test_a_flipped_weight_alone_is_refused(saved):
     damaged[good.index(weight) + 5] ^= 1
     saved.write_bytes(damaged)
     assert content_of(saved)["state_dict"].keys()
-    assert_refused(saved, "damaged")
+    assert_refused(saved, "damaged", reader)
 
 
 class Touch:
@@ -157,7 +166,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("place", ["top", "yinggem", "weights", "legacy", "bare"])
-def test_a_pickle_that_would_run_code_runs_nothing(saved, place):
+def test_a_pickle_that_would_run_code_runs_nothing(saved, place, reader):
     mark, content = saved.parent / "mark", content_of(saved)
     if place == "bare":
         saved.write_bytes(pickle.dumps(Touch(mark)))
@@ -165,7 +174,7 @@ def test_a_pickle_that_would_run_code_runs_nothing(saved, place):
         target = {"yinggem": content["yinggem"], "weights": content["state_dict"]}.get(place, content)
         target["x"] = Touch(mark)
         torch.save(content, saved, _use_new_zipfile_serialization=place != "legacy")
-    assert_refused(saved)
+    assert_refused(saved, reader=reader)
     assert not mark.exists()
 
 
@@ -195,12 +204,13 @@ class Claim:
 
 
 @pytest.mark.parametrize("bomb", [Bomb(), Bytes(), Claim(0), Claim(1)], ids=["tensor", "bytes", "broadcast", "storage"])
-def test_a_claim_of_terabytes_allocates_nothing(saved, bomb):
+def test_a_claim_of_terabytes_allocates_nothing(saved, bomb, reader):
     content = content_of(saved)
     content["state_dict"]["model.embedding.weight"] = bomb
     torch.save(content, saved)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert_refused(saved)
+    if reader is load_model or not (isinstance(bomb, Claim) and not bomb.stride):  # one number, seen often: harmless
+        assert_refused(saved, reader=reader)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
 
@@ -250,21 +260,28 @@ def test_weights_that_are_not_the_architecture_are_refused(saved):
     ],
     ids=range(15),
 )  # fmt: skip
-def test_files_of_torch_that_are_not_ours_are_refused(tmp_path, content):
+def test_files_of_torch_that_are_not_ours_are_refused(tmp_path, content, reader):
     torch.save(content, tmp_path / "other.ckpt")
-    assert_refused(tmp_path / "other.ckpt")
+    if reader is load_model or not is_checkpoint(content):  # for training it may hold another model
+        assert_refused(tmp_path / "other.ckpt", reader=reader)
 
 
-def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+def is_checkpoint(content: object) -> bool:
+    """Whether it is one by its entries and its version."""
+    entry = content.get("yinggem") if isinstance(content, dict) else None
+    return isinstance(entry, dict) and entry.get("format") == 1
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path, reader):
     zeros, archive = b"\0" * 5000, io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", zeros * 100)
     for data in (b"", b"ROMEO: ay me", zeros, b"PK", b"PK\x03\x04" + zeros, archive.getvalue(), os.urandom(3000)):
         (tmp_path / "x.ckpt").write_bytes(data)
-        assert_refused(tmp_path / "x.ckpt")
+        assert_refused(tmp_path / "x.ckpt", reader=reader)
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "missing.ckpt", tmp_path / "pipe", tmp_path / "x.ckpt" / "y"):
-        assert_refused(path)
+        assert_refused(path, reader=reader)
 
 
 def test_a_tokenizer_of_another_size_is_refused(saved):

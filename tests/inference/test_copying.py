@@ -3,21 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from references import ends_in_copy, stretches_of
 from running import sized
-from torch import Tensor
 
 import yinggem
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, save_model
+from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import Completion, complete
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.generation import NOTHING, generate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.stored_model import read_model
+from yinggem.inference.torch_network import TorchNetwork
+from yinggem.memory.copies import find_copies
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.memory.stretches import Length
 from yinggem.model.config import ModelConfig
@@ -78,18 +81,33 @@ def test_the_text_is_decoded_once_however_often_it_is_read(monkeypatch: pytest.M
     assert ["".join(long.chunks()) for _ in range(2)] == [TEXT] * 2 and tokenizer.decoded == 3 * len(ids)
 
 
+def test_where_only_the_end_of_a_text_is_counted_copies_of_all_of_it_are_found_and_forbidden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("yinggem.memory.ngram_memory.COUNTED_TOKENS", 40)
+    tokenizer, text = ByteTokenizer(), "the first words of all are counted no more " + "and these are " * 9
+    memory = NgramMemory(tokenizer.encode_array(text), 256, cache_dir=tmp_path)
+    training = TrainingText(memory, tokenizer)
+    assert len(memory.counted) == 40
+    assert find_copies("the first words of all are counted", training.chunks(), Length(5)).longest == 7
+    ((step,),) = training.steps(3, ["the first words o"])
+    logits = step.apply(np.zeros(256, np.float32))
+    assert logits[ord("f")] == -np.inf and logits[ord("n")] == 0
+
+
 class Loaded:
     """What a checkpoint holds."""
 
     def __init__(self, path: Path) -> None:
         self.model, self.tokenizer = load_model(path)
-        self.training = TrainingText(load_memory(path), self.tokenizer)
+        self.network = TorchNetwork(self.model)
+        self.training = TrainingText(read_model(path).memory, self.tokenizer)
 
     def samples(
         self, prompt: str, limit: str | None, seeds: list[int], sampling: Sampling = FREE, tokens: int = 40
     ) -> list[Completion]:
         steps = self.training.steps(limit, [prompt] * len(seeds))
-        pieces = complete(self.model, self.tokenizer, prompt, tokens, sampling, seeds, steps=steps)
+        pieces = complete(self.network, self.tokenizer, prompt, tokens, sampling, seeds, steps=steps)
         found = {number: sample for number, _, sample in pieces}
         return [found[number] for number in range(len(seeds))]
 
@@ -150,47 +168,45 @@ def test_where_nothing_may_follow_one_row_ends_and_the_others_go_on(checkpoints)
 
 
 class Forbid:
-    """Forbids every id in one row once it has so many."""
+    """Forbids every id of a row once it has so many."""
 
-    def __init__(self, row: int, after: int) -> None:
-        self.row, self.after, self.seen = row, after, list[Tensor]()
+    def __init__(self, after: int) -> None:
+        self.after, self.seen = after, list[int]()
 
-    def apply(self, logits: Tensor) -> Tensor:
-        if len(self.seen) == self.after:
-            logits = logits.clone()
-            logits[self.row] = -torch.inf
-        return logits
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        return np.full_like(logits, -np.inf) if len(self.seen) == self.after else logits
 
-    def add(self, tokens: Tensor) -> None:
-        assert bool((tokens >= 0).all())
-        self.seen.append(tokens)
+    def add(self, token: int) -> None:
+        assert token >= 0
+        self.seen.append(token)
 
 
 def test_a_row_that_has_ended_stays_so_and_disturbs_no_other(checkpoints):
-    model, _ = load_model(checkpoints["byte"])
-    prompt, sampling = torch.tensor([[97], [98], [99]]), Sampling(no_repeat_ngram_size=3)
-    free = torch.stack(list(generate(model, prompt, 12, sampling, [0, 1, 2])), 1)
-    ended = torch.stack(list(generate(model, prompt, 12, sampling, [0, 1, 2], [Forbid(1, after=4)])), 1)
-    assert ended[[0, 2]].equal(free[[0, 2]]) and ended[1, :4].equal(free[1, :4])
-    assert ended[1, 4:].tolist() == [NOTHING] * 8
-    every = [Forbid(row, after=3) for row in range(3)]
-    assert len(list(generate(model, prompt, 12, sampling, [0, 1, 2], every))) == 4  # then nobody goes on
+    network = TorchNetwork(load_model(checkpoints["byte"])[0])
+    prompt, sampling = np.array([[97], [98], [99]]), Sampling(no_repeat_ngram_size=3)
+
+    def texts(*after: int) -> list[tuple[int, ...]]:
+        return [*zip(*generate(network, prompt, 12, sampling, [0, 1, 2], [[Forbid(n)] for n in after]), strict=True)]
+
+    free, ended = texts(99, 99, 99), texts(99, 4, 99)
+    assert (ended[0], ended[2]) == (free[0], free[2]) and ended[1] == (*free[1][:4], *[NOTHING] * 8)
+    assert len(texts(3, 3, 3)[0]) == 4  # then nobody goes on
 
 
 def test_steps_apply_in_their_order_before_the_filters(checkpoints):
-    model, _ = load_model(checkpoints["byte"])
+    network = TorchNetwork(load_model(checkpoints["byte"])[0])
 
     class Only:
         def __init__(self, token: int) -> None:
             self.token = token
 
-        def apply(self, logits: Tensor) -> Tensor:
-            return torch.full_like(logits, -50).index_fill(1, torch.tensor([self.token]), 50)
+        def apply(self, logits: np.ndarray) -> np.ndarray:
+            return np.where(np.arange(len(logits)) == self.token, np.float32(50), np.float32(-50))
 
-        def add(self, tokens: Tensor) -> None: ...
+        def add(self, token: int) -> None: ...
 
     def first(*steps: Only, **changes: Any) -> int:
-        return int(next(generate(model, torch.tensor([[9]]), 1, Sampling(top_k=1, **changes), [0], steps)))
+        return next(iter(generate(network, np.array([[9]]), 1, Sampling(top_k=1, **changes), [0], [steps])))[0]
 
     assert (first(Only(7), Only(8)), first(Only(8), Only(7))) == (8, 7)
     assert first(Only(9), repetition_penalty=100.0) != 9 or first(Only(9), repetition_penalty=1.0) == 9
@@ -198,17 +214,16 @@ def test_steps_apply_in_their_order_before_the_filters(checkpoints):
 
 def test_a_rule_that_would_leave_nothing_beside_a_limit_gives_way(checkpoints):
     """Every id that the limit leaves is banned as a repetition: the row goes on, and nothing is NaN."""
-    model, _ = load_model(checkpoints["byte"])
+    network = TorchNetwork(load_model(checkpoints["byte"])[0])
 
     class Two:
-        def apply(self, logits: Tensor) -> Tensor:
-            return logits.index_fill(1, torch.arange(2, logits.size(1)), -torch.inf)
+        def apply(self, logits: np.ndarray) -> np.ndarray:
+            return np.where(np.arange(len(logits)) < 2, logits, -np.inf)
 
-        def add(self, tokens: Tensor) -> None: ...
+        def add(self, token: int) -> None: ...
 
     sampling = Sampling(no_repeat_ngram_size=1, typical_p=0.5, min_p=0.1, top_k=9)
-    ids = torch.cat(list(generate(model, torch.tensor([[0, 1]]), 9, sampling, [0], [Two()])))
-    assert set(ids.tolist()) <= {0, 1}
+    assert {token for (token,) in generate(network, np.array([[0, 1]]), 9, sampling, [0], [[Two()]])} <= {0, 1}
 
 
 def test_the_limit_of_python_programs_is_that_of_the_steps(checkpoints):

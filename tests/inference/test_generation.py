@@ -1,7 +1,9 @@
-"""Filters against the logits processors of transformers; the loop against drawing from uncached logits."""
+"""Filters against the logits processors of transformers; the loop, on both engines, against uncached logits."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,10 +21,15 @@ from transformers import (
 )
 
 from yinggem.common.errors import UserError
-from yinggem.inference import generation
+from yinggem.engine.engine import Engine, engine_refusal
+from yinggem.inference import torch_network
 from yinggem.inference.completion import StopStrings, complete, complete_text
-from yinggem.inference.generation import History, apply_filters, generate, sample
+from yinggem.inference.draws import uniform
+from yinggem.inference.engine_network import EngineNetwork
+from yinggem.inference.filters import FILTERS, History, choose, left_to_draw
+from yinggem.inference.generation import Network, generate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.matmul import prepare_linear
 from yinggem.model.transformer import Transformer
@@ -38,13 +45,46 @@ def small_model(vocab_size: int = 256, window: int | None = 8, seed: int = 0) ->
     return Transformer(config).eval()
 
 
+def in_c(model: Transformer) -> EngineNetwork:
+    weights = {name: tensor.detach().float().numpy() for name, tensor in model.state_dict().items()}
+    return EngineNetwork(model.config, lambda: Engine(model.config, weights, rows=9))
+
+
+def in_c_drawn_here(model: Transformer) -> EngineNetwork:
+    """As with a memory or a limit on copies: C computes, and the loop draws."""
+    network = in_c(model)
+    network.draws = lambda sampling, rows: False  # type: ignore[method-assign]
+    return network
+
+
+Engines = Callable[[Transformer], Network]
+ENGINES: dict[str, Engines] = {"torch": TorchNetwork, "C": in_c, "C and numpy": in_c_drawn_here}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request) -> Engines:
+    if request.param != "torch" and (refusal := engine_refusal(ModelConfig(1))):
+        pytest.skip(refusal)
+    return ENGINES[request.param]
+
+
 def random_logits(rows: int = 3, size: int = 900, spread: float = 3.0, seed: int = 0) -> Tensor:
     return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * spread
 
 
 def filtered(logits: Tensor, ids: Tensor, **changes: Any) -> Tensor:
     sampling = Sampling(**(OFF | changes))
-    return apply_filters(logits, sampling, History(ids, logits.size(1), sampling))
+    histories = [History(row.tolist(), logits.size(1), sampling) for row in ids]
+    return left(logits, sampling, histories)
+
+
+def left(logits: Tensor, sampling: Sampling, histories: list[History]) -> Tensor:
+    """Every row with -inf for what may not be drawn."""
+    out = torch.full_like(logits, -torch.inf)
+    for row, history, into in zip(logits.numpy(), histories, out, strict=True):
+        kept, values = left_to_draw(row, sampling, history)
+        into[kept] = torch.from_numpy(values)
+    return out
 
 
 def assert_same_distribution(ours: Tensor, theirs: Tensor) -> None:
@@ -100,24 +140,26 @@ def test_filters_together_apply_in_the_order_of_transformers():
 def test_the_values_that_other_programs_read_as_off_are_off(off):
     ids = torch.randint(0, 12, (2, 30), generator=torch.Generator().manual_seed(2))
     sampling = Sampling(**(OFF | off))
-    history = History(ids[:, :20], 12, sampling)
-    for column in ids[:, 20:].T:
-        history.add(column)
+    histories = [History(row[:20], 12, sampling) for row in ids.tolist()]
+    for history, row in zip(histories, ids.tolist(), strict=True):
+        for token in row[20:]:
+            history.add(token)
     logits = random_logits(2, 12)
-    assert_same_distribution(apply_filters(logits.clone(), sampling, history), logits)
+    assert_same_distribution(left(logits, sampling, histories), logits)
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 100])
 def test_a_repetition_window_is_the_penalty_on_the_last_ids_alone(window):
     ids = torch.randint(0, 12, (2, 30), generator=torch.Generator().manual_seed(2))
     sampling = Sampling(**(OFF | {"repetition_penalty": 1.5, "repetition_window": window}))
-    history = History(ids[:, :4], 12, sampling)
+    histories = [History(row[:4], 12, sampling) for row in ids.tolist()]
     for column in range(4, ids.size(1)):
         logits = random_logits(2, 12, seed=column)
         seen = ids[:, max(0, column - window) : column]
         expected = RepetitionPenaltyLogitsProcessor(1.5)(seen, logits.clone())
-        assert_same_distribution(apply_filters(logits, sampling, history), expected)
-        history.add(ids[:, column])
+        assert_same_distribution(left(logits, sampling, histories), expected)
+        for history, token in zip(histories, ids[:, column].tolist(), strict=True):
+            history.add(token)
 
 
 @given(
@@ -135,22 +177,28 @@ def test_a_repetition_window_is_the_penalty_on_the_last_ids_alone(window):
 def test_whatever_the_settings_a_token_remains(size, temperature, k, p, least, typical, penalty, ngram, spread):
     ids = torch.arange(60).remainder(size).view(1, -1)
     logits = random_logits(1, size, spread)
-    out = filtered(
-        logits, ids, temperature=temperature, top_k=k, top_p=p, min_p=least, typical_p=typical,
-        repetition_penalty=penalty, no_repeat_ngram_size=ngram,
+    sampling = Sampling(
+        temperature=temperature, top_k=k, top_p=p, min_p=least, typical_p=typical, repetition_penalty=penalty,
+        no_repeat_ngram_size=ngram,
     )  # fmt: skip
-    assert not out.isnan().any()
-    assert out.isfinite().any(-1).all()
-    token = int(sample(out, [torch.Generator().manual_seed(0)]))
-    assert out[0, token].isfinite()
+    history = History(ids[0].tolist(), size, sampling)
+    kept, values = left_to_draw(logits[0].numpy(), sampling, history)
+    assert len(kept) == len(values) > 0 and np.isfinite(values).all() and (np.diff(kept) > 0).all()
+    assert choose(logits[0].numpy(), sampling, history, 0.5) in kept
+
+
+def test_every_filter_has_a_setting_of_its_name():
+    on = Sampling(top_k=5, top_p=0.5, min_p=0.5, typical_p=0.5)
+    assert [name for name, _ in on.filters()] == [*FILTERS]
 
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf, -1.0]])
-    generator, draws = torch.Generator().manual_seed(0), 20_000
+    draws = 6_000
     counts = torch.zeros(5)
-    for _ in range(draws):
-        counts[sample(logits, [generator])] += 1
+    plain = Sampling(**OFF)
+    for position in range(draws):
+        counts[choose(logits[0].numpy(), plain, History([], 5, plain), uniform(0, position))] += 1
     expected = logits.softmax(-1)[0]
     error = (expected * (1 - expected) / draws).sqrt()
     assert ((counts / draws - expected).abs() <= 4.5 * error).all()
@@ -165,41 +213,42 @@ def uncached(model: Transformer, prompt: Tensor, steps: int, choose) -> Tensor:
     return ids[:, prompt.size(1) :]
 
 
-def generated(model: Transformer, prompt: Tensor, steps: int, sampling: Sampling, seeds: list[int]) -> Tensor:
-    return torch.stack(list(generate(model, prompt, steps, sampling, seeds)), dim=1).clone()
+def generated(network: Network, prompt: Tensor, steps: int, sampling: Sampling, seeds: list[int]) -> Tensor:
+    return torch.tensor([*generate(network, prompt.numpy(), steps, sampling, seeds)]).T
 
 
 @pytest.mark.parametrize("window", [None, 1, 8, 1000])
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 30])
-def test_greedy_text_is_that_of_the_uncached_model(window, length):
+def test_greedy_text_is_that_of_the_uncached_model(window, length, engine):
     model = small_model(window=window)
     prompt = torch.randint(0, 256, (2, length), generator=torch.Generator().manual_seed(length))
     expected = uncached(model, prompt, 30, lambda logits: logits.argmax(-1))
-    assert torch.equal(generated(model, prompt, 30, GREEDY, [0, 0]), expected)
+    assert torch.equal(generated(engine(model), prompt, 30, GREEDY, [0, 0]), expected)
 
 
 def test_a_prompt_longer_than_one_prefill_part_gives_the_same_text(monkeypatch):
     model, prompt = small_model(), torch.randint(0, 256, (1, 50))
-    whole = generated(model, prompt, 20, GREEDY, [0])
-    monkeypatch.setattr(generation, "PREFILL", 7)
-    assert torch.equal(generated(model, prompt, 20, GREEDY, [0]), whole)
+    whole = generated(TorchNetwork(model), prompt, 20, GREEDY, [0])
+    monkeypatch.setattr(torch_network, "PREFILL", 7)
+    assert torch.equal(generated(TorchNetwork(model), prompt, 20, GREEDY, [0]), whole)
 
 
-def test_sampled_text_draws_from_the_uncached_model_with_all_filters():
+def test_sampled_text_draws_from_the_uncached_model_with_all_filters(engine):
     model = small_model()
     prompt = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(3))
     sampling = Sampling(repetition_window=5, no_repeat_ngram_size=2, top_k=40, min_p=0.01, typical_p=0.9)
-    ids, generator = prompt, torch.Generator().manual_seed(5)
+    ids = prompt
     with torch.no_grad():
-        for _ in range(40):
-            logits = apply_filters(model(ids)[:, -1], sampling, History(ids, 256, sampling))
-            ids = torch.cat((ids, sample(logits, [generator])[:, None]), dim=1)
-    assert torch.equal(generated(model, prompt, 40, sampling, [5]), ids[:, 12:])
+        for position in range(40):
+            history = History(ids[0].tolist(), 256, sampling)
+            token = choose(model(ids)[0, -1].numpy(), sampling, history, uniform(5, position))
+            ids = torch.cat((ids, torch.tensor([[token]])), dim=1)
+    assert torch.equal(generated(engine(model), prompt, 40, sampling, [5]), ids[:, 12:])
 
 
 @pytest.mark.parametrize("same_prompt", [True, False])
-def test_a_sample_does_not_depend_on_its_batch(same_prompt):
-    model = small_model()
+def test_a_sample_does_not_depend_on_its_batch(same_prompt, engine):
+    model = engine(small_model())
     prompts = torch.randint(0, 256, (8, 12), generator=torch.Generator().manual_seed(4))
     prompts = prompts[:1].expand(8, -1) if same_prompt else prompts
     sampling = Sampling(repetition_window=20, no_repeat_ngram_size=3)
@@ -210,24 +259,24 @@ def test_a_sample_does_not_depend_on_its_batch(same_prompt):
     assert len({tuple(row.tolist()) for row in together}) == 8
 
 
-def test_no_ngram_occurs_twice():
-    model, prompt = small_model(vocab_size=6), torch.tensor([[1, 2, 1]])
+def test_no_ngram_occurs_twice(engine):
+    model, prompt = engine(small_model(vocab_size=6)), torch.tensor([[1, 2, 1]])
     ids = [*prompt[0].tolist(), *generated(model, prompt, 150, Sampling(no_repeat_ngram_size=3), [0])[0].tolist()]
     grams = list(zip(ids, ids[1:], ids[2:], strict=False))
     assert len(set(grams)) == len(grams) == 151
 
 
 def test_generation_leaves_gradients_on_for_its_caller():
-    steps = generate(small_model(), torch.tensor([[1]]), 3, Sampling(), [0])
+    steps = iter(generate(TorchNetwork(small_model()), np.array([[1]]), 3, Sampling(), [0]))
     next(steps)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
-def test_a_diverged_model_is_named():
+def test_a_diverged_model_is_named(engine):
     model = small_model()
     model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="diverged"):
-        generated(model, torch.tensor([[1]]), 3, Sampling(), [0])
+        generated(engine(model), torch.tensor([[1]]), 3, Sampling(), [0])
 
 
 @pytest.mark.parametrize(
@@ -266,8 +315,38 @@ def test_stop_strings_cut_alike_however_the_text_arrives(pieces, stops):
     assert "".join(out) == cut("".join(pieces), stops)
 
 
-def test_a_stop_string_ends_one_sample_and_not_the_others():
-    model, tokenizer = small_model(), ByteTokenizer()
+def test_samples_beyond_the_rows_of_an_engine_follow_and_are_the_same():
+    tokenizer, model = ByteTokenizer(), small_model()
+
+    def texts(network: Network, seeds: list[int]) -> list[str]:
+        found = {number: done for number, _, done in complete(network, tokenizer, "x", 9, Sampling(), seeds)}
+        assert [*sorted(found)] == [*range(len(seeds))]
+        return [found[number].text for number in sorted(found)]
+
+    narrow = TorchNetwork(model)
+    narrow.most_rows = 2
+    together = texts(TorchNetwork(model), [*range(5)])
+    assert texts(narrow, [*range(5)]) == together and len({*together}) == 5
+    if not engine_refusal(model.config):
+        network = in_c(model)
+        network.most_rows = 2
+        assert texts(network, [*range(5)]) == together
+
+
+def test_texts_of_one_engine_do_not_disturb_each_other():
+    if refusal := engine_refusal(ModelConfig(1)):
+        pytest.skip(refusal)
+    network, prompt, wide = in_c(small_model()), np.array([[1, 2]]), np.array([[1, 2]] * 6)
+    alone = [*generate(network, prompt, 30, Sampling(), [4])]
+    one, other = (iter(generate(network, wide, 30, Sampling(), range(seed, seed + 6))) for seed in (4, 2))
+    drawn = [(next(one), next(other)) for _ in range(30)]  # twelve rows, of engines of nine
+    assert [left[0] for left, _ in drawn] == [right[2] for _, right in drawn] == [token for (token,) in alone]
+    del one, other
+    assert sorted(len(free) for _, free in network._free) == [9, 9]
+
+
+def test_a_stop_string_ends_one_sample_and_not_the_others(engine):
+    model, tokenizer = engine(small_model()), ByteTokenizer()
     free = {}
     for number, _, done in complete(model, tokenizer, "x", 40, Sampling(), range(3)):
         free[number] = done
@@ -280,15 +359,15 @@ def test_a_stop_string_ends_one_sample_and_not_the_others():
         assert done.finish_reason == ("stop" if readable in free[number].text else "length")
 
 
-def test_pieces_are_whole_characters_and_make_the_text():
-    model, tokenizer = small_model(), ByteTokenizer()
+def test_pieces_are_whole_characters_and_make_the_text(engine):
+    model, tokenizer = engine(small_model()), ByteTokenizer()
     pieces = [(piece, done) for _, piece, done in complete(model, tokenizer, "é", 60, Sampling(), [1])]
     assert "".join(piece for piece, _ in pieces) == pieces[-1][1].text
     assert pieces[-1][1].text == tokenizer.decode(pieces[-1][1].tokens)
 
 
-def test_an_empty_prompt_starts_from_a_newline_or_from_id_0():
-    model, letters = small_model(vocab_size=3), CharTokenizer()
+def test_an_empty_prompt_starts_from_a_newline_or_from_id_0(engine):
+    model, letters = engine(small_model(vocab_size=3)), CharTokenizer()
     letters.fit(lambda: ["abc"])
     assert len(complete_text(model, letters, "", 5, Sampling(), seed=0)) == 5
     with_newline = CharTokenizer()
@@ -298,7 +377,7 @@ def test_an_empty_prompt_starts_from_a_newline_or_from_id_0():
 
 
 @pytest.mark.slow
-def test_time_and_memory_stay_flat_over_many_tokens():
+def test_time_and_memory_stay_flat_over_many_tokens(engine):
     """The last token of many windows costs what the first cost; were the past kept, the last would take far more."""
     import resource
     import time
@@ -306,7 +385,7 @@ def test_time_and_memory_stay_flat_over_many_tokens():
     model = small_model(window=64)
     sampling = Sampling(repetition_window=512, top_k=50)
     marks, start = [], time.process_time()  # of this process alone: others on the machine do not count
-    for step, _ in enumerate(generate(model, torch.tensor([[1]]), sized(8000, 20_000), sampling, [0])):
+    for step, _ in enumerate(generate(engine(model), np.array([[1]]), sized(8000, 20_000), sampling, [0])):
         if step % 1000 == 999:
             now = time.process_time()
             marks.append((now - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
@@ -323,8 +402,7 @@ def test_weights_laid_out_for_a_batch_draw_what_a_row_alone_draws(rows: int) -> 
     torch.manual_seed(0)
     model = Transformer(ModelConfig(512, 256, 2, 4, attention_window=8, initializer_range=0.1)).eval()
     assert prepare_linear(model.head.weight, None, rows) is not None
-    prompt = torch.randint(512, (1, 5))
-    together = torch.stack(list(generate(model, prompt.expand(rows, -1), 30, Sampling(), range(rows))), dim=1)
+    prompt, network = torch.randint(512, (1, 5)), TorchNetwork(model)
+    together = generated(network, prompt.expand(rows, -1), 30, Sampling(), list(range(rows)))
     for seed in range(rows):
-        alone = torch.stack(list(generate(model, prompt, 30, Sampling(), [seed])), dim=1)
-        assert together[seed : seed + 1].equal(alone)
+        assert together[seed : seed + 1].equal(generated(network, prompt, 30, Sampling(), [seed]))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import yinggem
 from yinggem.commands import generate
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import save_model
+from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.evaluation import evaluate
 from yinggem.inference.language_model import LanguageModel
 from yinggem.model.config import ModelConfig
@@ -47,6 +47,11 @@ def language_model(checkpoint) -> LanguageModel:
     return yinggem.load(checkpoint, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def model(checkpoint) -> Transformer:
+    return load_model(checkpoint)[0]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -73,12 +78,12 @@ def test_a_stream_gives_its_first_piece_before_the_rest_is_made(language_model):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(alphabet=sorted(set(SAMPLE)), min_size=2, max_size=120).filter(lambda text: len(text.strip()) > 1))
-def test_a_score_is_the_evaluation_of_the_text(language_model, text):
+def test_a_score_is_the_evaluation_of_the_text(language_model, model, text):
     tokenizer = language_model.tokenizer
     ids = tokenizer.encode_array(text)
     if len(ids) < 2:
         return
-    expected = evaluate(language_model.model, ids, tokenizer.token_byte_lengths, CONTEXT, batch_size=3)
+    expected = evaluate(model, ids, tokenizer.token_byte_lengths, CONTEXT, batch_size=3)
     score = language_model.score(text)
     assert math.isclose(score.nats, expected.nats, rel_tol=1e-5)
     assert math.isclose(score.bits_per_byte, expected.bits_per_byte, rel_tol=1e-5)
@@ -86,10 +91,10 @@ def test_a_score_is_the_evaluation_of_the_text(language_model, text):
     assert text.endswith("".join(piece for piece, _ in score.tokens))
 
 
-def test_the_nats_of_a_token_are_those_of_plain_logits(language_model):
+def test_the_nats_of_a_token_are_those_of_plain_logits(language_model, model):
     ids = language_model.tokenizer.encode_array(SAMPLE)[: CONTEXT + 1].astype(np.int64)
     with torch.no_grad():
-        logits = language_model.model(torch.from_numpy(ids[None, :-1]))[0].double()
+        logits = model(torch.from_numpy(ids[None, :-1]))[0].double()
     expected = [-float(row[token] - row.logsumexp(0)) for row, token in zip(logits, ids[1:], strict=True)]
     found = [nats for _, nats in language_model.score(language_model.tokenizer.decode(ids)).tokens]
     assert found == pytest.approx(expected, rel=1e-5)

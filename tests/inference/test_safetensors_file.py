@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
 from yinggem.inference.safetensors_file import write_safetensors
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantization_of, quantize
@@ -47,9 +48,10 @@ def test_what_is_read_is_what_was_written(tmp_path, tokenizer, kind):
         quantize(model, kind)
     save_model(tmp_path / "a.safetensors", model, tokenizer, memory, context_length=32)
     (tmp_path / "a.safetensors").rename(tmp_path / "renamed.ckpt")  # it is read by what is in it
+    stored = read_model(tmp_path / "renamed.ckpt")
+    (loaded, found), kept = load_model(tmp_path / "renamed.ckpt", stored=stored), stored.memory
     content = read_checkpoint(tmp_path / "renamed.ckpt")
-    loaded, found = load_model(tmp_path / "renamed.ckpt", checkpoint=content)
-    kept = load_memory(tmp_path / "renamed.ckpt", content)
+    assert content.keys() == stored.content.keys()
     assert loaded.config == model.config and found.fingerprint == tokenizer.fingerprint
     assert quantization_of(loaded) == kind and content["yinggem"]["context_length"] == 32
     tokens = torch.tensor([tokenizer.encode(TEXT)[:30]])

@@ -12,12 +12,14 @@ import yinggem
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
 from yinggem.inference.starter import STARTER, memory_of, starter_path
+from yinggem.inference.stored_model import read_model
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantization_of
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import find_model
 from yinggem.text import assets
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import ByteTokenizer
 
 
@@ -34,8 +36,8 @@ def test_it_is_small_of_8_bits_and_holds_no_text():
 
 @pytest.mark.slow
 def test_its_memory_is_that_of_the_corpus_that_ships():
-    content, (_, tokenizer) = read_checkpoint(starter_path()), load_model(starter_path())
-    memory = memory_of(starter_path(), content, tokenizer)
+    stored = read_model(starter_path())
+    memory, tokenizer = memory_of(stored), stored.tokenizer
     assert memory is not None
     assert np.array_equal(memory.ids, tokenize(open_corpus("shakespeare"), tokenizer).train[:])
 

@@ -6,6 +6,10 @@ import pytest
 from yinggem.memory.index import bits_of, build_index, longest_ngram, sorted_places
 
 
+def test_the_marks_of_documents_shorten_no_ngram_of_bytes():
+    assert longest_ngram(256) == longest_ngram(257) == longest_ngram(258) == 7 > longest_ngram(259) > 1
+
+
 def ids_of(vocab_size: int, count: int, seed: int = 0) -> np.ndarray:
     """A text in which n-grams repeat."""
     draw = np.random.default_rng(seed)

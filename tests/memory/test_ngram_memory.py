@@ -46,6 +46,9 @@ def test_while_generating_probabilities_sum_to_one_and_a_share_of_0_is_the_netwo
         assert memory.distribution(alone, context, counted, 0.0) == pytest.approx(alone)
         half = memory.distribution(alone, context, counted, 0.5)
         assert half == pytest.approx((alone + mixed) / 2)
+        double = memory.distribution(alone, context, counted, 2.0)
+        assert double.sum() == pytest.approx(1, abs=1e-6) and double.min() >= 0
+        assert (double == pytest.approx(2 * mixed - alone)) or (2 * mixed - alone).min() < 0
 
 
 def test_of_a_text_that_is_too_long_the_end_is_counted_and_all_is_held(memory, tmp_path, monkeypatch):

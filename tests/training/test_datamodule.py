@@ -9,13 +9,8 @@ import torch
 from yinggem.common.errors import UserError
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.text.windows import training_windows
-from yinggem.training.datamodule import (
-    EvaluationBatches,
-    TextDataModule,
-    TrainingBatches,
-    TrainingLoader,
-    WindowLoader,
-)
+from yinggem.training.datamodule import TextDataModule
+from yinggem.training.loaders import EvaluationBatches, TrainingBatches, TrainingLoader, WindowLoader
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 16, 17, 18, 33, 100, 1001])

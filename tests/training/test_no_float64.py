@@ -11,6 +11,7 @@ from yinggem.callbacks.throughput import Throughput
 from yinggem.inference.completion import complete_text
 from yinggem.inference.evaluation import evaluate
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.torch_network import TorchNetwork
 
 
 class WithoutFloat64(TorchFunctionMode):
@@ -70,4 +71,4 @@ def test_evaluation_and_generation(tmp_path):
     with WithoutFloat64():
         model = module.model.eval()
         assert evaluate(model, ids, module.tokenizer.token_byte_lengths, 24, 4).loss > 0
-        assert complete_text(model, module.tokenizer, "1 times", 20, sampling, 0)
+        assert complete_text(TorchNetwork(model), module.tokenizer, "1 times", 20, sampling, 0)

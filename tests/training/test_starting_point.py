@@ -10,10 +10,12 @@ from running import SMALL, TEXT, here, newest, same
 
 from yinggem.commands.quantize import main as quantize
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.stored_model import read_model
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.training.starting_point import begin, find_start, freeze
 
@@ -59,7 +61,7 @@ def test_weights_and_tokenizer_come_along_and_the_rest_is_new(place):
     state = read_checkpoint(kept)
     assert state["yinggem"]["tokenizer"] == read_checkpoint(old)["yinggem"]["tokenizer"]
     assert state["global_step"] == 2 and state["optimizer_settings"]["name"] == "AdamW"
-    memory, tokenizer = load_memory(kept), load_model(kept)[1]
+    memory, tokenizer = read_model(kept).memory, load_model(kept)[1]
     assert memory is not None
     assert np.array_equal(memory.ids, tokenize(open_corpus("text", "other.txt"), tokenizer).train[:])
 

@@ -19,14 +19,16 @@ from running import SMALL, here, same
 from yinggem.commands import shard
 from yinggem.common.command_line import run
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory
-from yinggem.memory.mixture import FIXED
+from yinggem.inference.stored_model import read_model
+from yinggem.memory.mixture import fixed
+from yinggem.memory.ngram_memory import mixed
 from yinggem.runs.overrides import quote_path
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.token_array import TokenArray
 from yinggem.text.token_shards import BLOCK, open_shards, read_validation
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer
-from yinggem.training.datamodule import EvaluationBatches, WindowLoader
+from yinggem.training.loaders import EvaluationBatches, WindowLoader
 from yinggem.training.streaming import StreamingDataModule
 
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(2500))
@@ -199,7 +201,7 @@ STREAM = ["data=streaming", "data.batch_size=4", "data.context_length=32", "trai
 def test_a_run_continued_in_the_middle_ends_with_the_bits_of_a_straight_one(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [*SMALL, *STREAM, f"data.path={made}", "data.batch_size=256", "model.dropout=0.1", "scheduler=constant"]
-    options += ["memory=ngram", "trainer.val_check_interval=3"]
+    options += ["memory=ngram", "memory.held_out=0.01", "trainer.val_check_interval=3"]
     runs = {}
     for name, limits in {"straight": [14], "stopped": [6, 14]}.items():  # an epoch is 8 steps
         folder = tmp_path / name / "run"
@@ -213,9 +215,9 @@ def test_a_run_continued_in_the_middle_ends_with_the_bits_of_a_straight_one(made
     one, other = runs.values()
     assert one["global_step"] == other["global_step"] == 14
     assert same(one["state_dict"], other["state_dict"]) and same(one["memory"], other["memory"])
-    memory = load_memory(folder / "checkpoints" / "last.ckpt")
+    memory = read_model(folder / "checkpoints" / "last.ckpt").memory
     assert memory is not None and bytes(memory.ids) == TEXT.encode()[: len(memory.ids)]
-    assert memory.scoring.to_dict() != FIXED.to_dict() and "both together" in done.out
+    assert memory.scoring.to_dict() != fixed(*mixed(256)).to_dict() and "both together" in done.out
 
 
 # --- several devices ------------------------------------------------------------------------------------------------

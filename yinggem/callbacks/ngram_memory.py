@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from yinggem.common.checks import check_number
 from yinggem.inference.checkpoint import memory_entry
 from yinggem.memory.mixture import LEAST_TOKENS, Mixture
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import NgramMemory, mixed
 from yinggem.training.datamodule import TextDataModule
 
 MOST_HELD_OUT = 1 << 14  # tokens: a longer slice fits the mixture no better, and every validation reads it
@@ -84,5 +84,7 @@ class Memory(Callback):
         """Go on with the mixture of the checkpoint; the counts are of the text that is there now."""
         entry = checkpoint.get("memory")
         if self.memory is not None and isinstance(entry, dict):
-            scoring, generating = (Mixture.from_dict(entry.get(name)) for name in ("scoring", "generating"))
+            scoring, generating = (
+                Mixture.from_dict(entry.get(name), *mixed(self.memory.vocab_size)) for name in ("scoring", "generating")
+            )
             self.memory = replace(self.memory, scoring=scoring, generating=generating)

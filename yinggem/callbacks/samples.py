@@ -13,6 +13,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import append_text, write_atomically
 from yinggem.inference.completion import complete_text, prompt_ids
 from yinggem.inference.memory_step import memory_steps
+from yinggem.inference.opening import network_of
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
@@ -54,9 +55,9 @@ class TextSamples(Callback):
     def text(self, module: LanguageModule, model: Transformer, memory: NgramMemory | None = None) -> str:
         """One sample of `model`, the module's own or another with its tokenizer, and of its memory."""
         sampling = replace(self.sampling, repetition_penalty=default_repetition_penalty(module.tokenizer.name))
-        steps = memory_steps(memory, module.tokenizer, self.prompt, 1)
+        (steps,) = memory_steps(memory, module.tokenizer, self.prompt, 1)
         return self.prompt + complete_text(
-            model, module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed, steps
+            network_of(model), module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed, steps
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -8,8 +8,8 @@ from yinggem.commands.generate import copy_length, read_text
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
-from yinggem.inference.checkpoint import load_memory, load_model
 from yinggem.inference.copying import TrainingText
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.copies import LEAST, Copies, find_copies
 from yinggem.memory.stretches import Length
 from yinggem.runs.layout import find_checkpoint
@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
 def text_of(place: str | None) -> Iterator[str]:
     """The training text that a checkpoint carries."""
     path = find_checkpoint(place)
-    _, tokenizer = load_model(path)
-    return TrainingText(load_memory(path), tokenizer).chunks()
+    stored = read_model(path)
+    return TrainingText(stored.memory, stored.tokenizer).chunks()
 
 
 def text_at(name: str) -> Iterator[str]:

@@ -23,45 +23,49 @@ MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
 def main(arguments: list[str] | None = None) -> None:
     """Check the arguments, load the model, generate."""
     options = parse_generation(arguments)
-    from yinggem.inference.checkpoint import load_model, read_checkpoint  # torch takes a second: not for --help
-    from yinggem.inference.copying import TrainingText
-    from yinggem.inference.device import choose_device
+    from yinggem.inference.copying import TrainingText  # numpy takes a while: not for --help
+    from yinggem.inference.opening import open_network
     from yinggem.inference.starter import memory_of
+    from yinggem.inference.stored_model import read_model
     from yinggem.runs.layout import find_model
 
     path, said = find_model(options.checkpoint)
-    options.checkpoint, device = str(path), choose_device(options.device)
-    content = read_checkpoint(path)
-    model, tokenizer = load_model(path, device, quantization=options.quantize, checkpoint=content)
-    options.counts = memory_of(path, content, tokenizer)
+    options.checkpoint, stored = str(path), read_model(path)
+    network, tokenizer = open_network(stored, options.device, options.quantize), stored.tokenizer
     if said:
         print(f"note: {said}", file=sys.stderr)
+    if options.verbose:
+        print(f"engine: {network.about}", file=sys.stderr)
+    options.counts = memory_of(stored)
     needs_text = options.max_copy is not None or options.mark_copies or options.stats
     options.training = TrainingText(options.counts, tokenizer) if needs_text else None
     show_samples = converse if options.interactive else print_objects if options.json else print_text
-    show_samples(model, tokenizer, options)
+    show_samples(network, tokenizer, options)
 
 
-def samples(model: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
+def samples(network: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
     """The sampling settings, and the pieces of text as `yinggem.completion.complete` makes them."""
     from yinggem.inference.completion import complete
     from yinggem.inference.memory_step import memory_steps
 
     sampling, seeds = sampling_of(options, tokenizer.name), range(options.seed, options.seed + options.num_samples)
-    steps: list[Any] = [*memory_steps(options.counts, tokenizer, options.prompt, len(seeds), options.memory)]
-    steps += options.training.steps(options.max_copy, [options.prompt] * len(seeds)) if options.training else []
+    prompts = [options.prompt] * len(seeds)
+    mixing = memory_steps(options.counts, tokenizer, options.prompt, len(seeds), options.memory)
+    limits = options.training.steps(options.max_copy, prompts) if options.training else [[] for _ in seeds]
+    steps = [[*one, *other] for one, other in zip(mixing, limits, strict=True)]
     return sampling, complete(
-        model, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps
-    )
+        network, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps,
+        options.ignore_end,
+    )  # fmt: skip
 
 
-def print_text(model: Any, tokenizer: Any, options: Namespace) -> None:
+def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
     """Print the first sample while it is made; the others, made beside it, follow when all are done.
 
     Copies can be marked only once a sample is whole.
     """
-    _, pieces = samples(model, tokenizer, options)
-    count, opening = options.num_samples, "" if options.interactive else options.prompt
+    _, pieces = samples(network, tokenizer, options)
+    count, opening = options.num_samples, "" if options.interactive else shown_prompt(tokenizer, options.prompt)
     titles = [
         f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
     ]
@@ -83,15 +87,20 @@ def print_text(model: Any, tokenizer: Any, options: Namespace) -> None:
             show(f"--- {stats_of(text, options)} ---\n")
 
 
-def print_objects(model: Any, tokenizer: Any, options: Namespace) -> None:
+def shown_prompt(tokenizer: Any, prompt: str) -> str:
+    """What is printed before a sample: the prompt, and where a model answers it a line end."""
+    return prompt if tokenizer.template is None or not prompt or prompt[-1].isspace() else f"{prompt}\n"
+
+
+def print_objects(network: Any, tokenizer: Any, options: Namespace) -> None:
     """Print one JSON object per sample: `text` without prompt and stop string, `tokens` with every id drawn."""
-    sampling, pieces = samples(model, tokenizer, options)
+    sampling, pieces = samples(network, tokenizer, options)
     settings = {name: getattr(options, name) for name in ("checkpoint", "max_new_tokens", "stop")} | sampling.to_dict()
     settings |= {} if options.counts is None else {"memory": 1.0 if options.memory is None else options.memory}
     settings |= {} if options.max_copy is None else {"max_copy": options.max_copy}
     finished = {row: sample for row, _, sample in pieces}
     for _, sample in sorted(finished.items()):
-        record = {"prompt": options.prompt, **sample.to_dict(), "settings": settings}
+        record = {"prompt": options.prompt, **sample.to_dict(), "engine": network.about, "settings": settings}
         if options.mark_copies:
             found = copies_of(sample.text, options)
             record |= {"longest_copy": found.longest, "copies": [copy.to_dict() for copy in found.stretches]}
@@ -133,13 +142,13 @@ def show_marked(text: str, options: Namespace) -> None:
     show(text)
 
 
-def converse(model: Any, tokenizer: Any, options: Namespace) -> None:
+def converse(network: Any, tokenizer: Any, options: Namespace) -> None:
     """Continue each line typed. Ctrl-C ends a text that is being made; at the prompt, it and Ctrl-D leave."""
     try:
         while True:
             options.prompt = input("> ")
             try:
-                print_text(model, tokenizer, options)
+                print_text(network, tokenizer, options)
             except UserError as error:
                 show(f"error: {error}\n")
             except KeyboardInterrupt:
@@ -177,11 +186,12 @@ def generation_parser() -> Parser:
             help=one.metadata["help"] + known)
     add("--stop", type=with_escapes, action="append", default=[], metavar="TEXT",
         help=r"end a sample before this text; \n in it is a line end, \t a tab, \\ a backslash; repeatable")
+    add("--ignore-end", action="store_true", help="go on with another document where the model ends one")
     add("--num-samples", type=whole_number(1, 4096), default=1, metavar="N",
         help="samples with seeds SEED, SEED + 1, ...")
     add("--seed", type=whole_number(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")
     add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is for its size)")
     add("--memory", type=number, metavar="X",
         help="how much what counting knows is believed: 0 is the network alone (default: 1, as fitted, if it has any)")
     add("--max-copy", type=copy_length, metavar="N",
@@ -190,6 +200,7 @@ def generation_parser() -> Parser:
     add("--stats", action="store_true", help="words that the training text lacks, repetitions, the longest copy")
     add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
     add("--json", action="store_true", help="print one JSON object per sample")
+    add("--verbose", action="store_true", help="say first what computes the text, and why")
     # fmt: on
     return parser
 

@@ -7,7 +7,8 @@ import os
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint, save_model
+from yinggem.inference.checkpoint import load_model, save_model
+from yinggem.inference.stored_model import read_model
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
 
@@ -33,13 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
     if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
         raise UserError(f"--output {options.output} is the checkpoint itself, and quantized weights cannot be trained; "
                         "name another file.")  # fmt: skip
-    content = read_checkpoint(path)
-    model, tokenizer = load_model(path, quantization=options.quantize, checkpoint=content)
-    entry = content["yinggem"]
-    kept = {name: entry[name] for name in ("context_length", "data") if name in entry}
-    memory = load_memory(path, content)
-    save_model(options.output, model, tokenizer, memory, **kept)
-    if memory:
+    stored = read_model(path)
+    model, tokenizer = load_model(path, quantization=options.quantize, stored=stored)
+    kept = {name: stored.entry[name] for name in ("context_length", "data") if name in stored.entry}
+    save_model(options.output, model, tokenizer, stored.memory, **kept)
+    if stored.memory:
         print("The training text is in it, compressed, for its memory.")
     before, after = os.path.getsize(path), os.path.getsize(options.output)
     print(f"{options.output}: {after / 1e6:.1f} MB, {path}: {before / 1e6:.1f} MB")

@@ -26,6 +26,7 @@ from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.runs.layout import BEST, METRICS, find_checkpoint
 from yinggem.runs.metrics_file import read_metrics
 from yinggem.runs.overfitting import ByHeart, learnt_by_heart
+from yinggem.runs.result import OBJECTIVE, TEST
 from yinggem.runs.resume import Resumption
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
@@ -154,6 +155,8 @@ def print_outcome(
         f"perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte, "
         f"at step {outcome.step:,}."
     )
+    if f"{TEST}{OBJECTIVE}" in figures:
+        print(f"On the test split, which nothing was chosen by: {figures[f'{TEST}{OBJECTIVE}']:.4f} bits per byte.")
     if by_heart := learnt_by_heart(read_metrics(folder / METRICS)):
         print(by_heart_line(by_heart, module, began_with is not None))
     if outcome.counted:

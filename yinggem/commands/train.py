@@ -308,7 +308,7 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None, start: Any = N
     seed_everything(cfg.seed, verbose=False)
     data = make(cfg.data, tokenizer=start.tokenizer if start else make(cfg.tokenizer), seed=cfg.seed)
     data.setup()
-    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size)
+    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size, document_end=data.document_end)
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
     begin(model, data.tokenizer, start, cfg.get("init_freeze"))

@@ -17,7 +17,7 @@ from yinggem.export.hf import WEIGHTS
 from yinggem.export.hf_config import from_config_json
 from yinggem.export.hf_tokenizer import read_tokenizer
 from yinggem.export.hf_weights import from_transformers, their_names
-from yinggem.inference.checkpoint import PREFIX, SkipInitialisation, load_model, metadata
+from yinggem.inference.checkpoint import SkipInitialisation, load_model, metadata, stored_model
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
@@ -37,11 +37,11 @@ def read_folder(folder: Path) -> tuple[Transformer, Tokenizer, dict[str, Any]]:
     content = _read_json(folder / CONFIG)
     config = from_config_json(content, str(folder / CONFIG))
     tokenizer = read_tokenizer(_read_text(folder / "tokenizer.json"), str(folder / "tokenizer.json"))
-    weights = {PREFIX + name: tensor for name, tensor in _weights(folder, config).items()}
+    weights = _weights(folder, config)
     about = content["yinggem"] if isinstance(content.get("yinggem"), dict) else {}
     about = {name: about[name] for name in ("context_length", "data") if name in about}
-    checkpoint = {"state_dict": weights, "yinggem": metadata(config, tokenizer)}
-    model, tokenizer = load_model(folder / WEIGHTS, checkpoint=checkpoint)
+    stored = stored_model(folder / WEIGHTS, weights, metadata(config, tokenizer))
+    model, tokenizer = load_model(folder / WEIGHTS, stored=stored)
     return model, tokenizer, about
 
 

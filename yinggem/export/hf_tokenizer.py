@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from yinggem.common.errors import UserError
+from yinggem.export.source import cannot_express
 from yinggem.text import bpe
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, from_state_dict
 
@@ -22,7 +23,13 @@ LEFT_OUT = ("version", "truncation", "padding")  # what other software may write
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
-    """The content of tokenizer.json."""
+    """The content of tokenizer.json.
+
+    Raises:
+        UserError: it marks the ends of documents, for which there is no place yet.
+    """
+    if tokenizer.end_id is not None:
+        raise cannot_express("hf", "a vocabulary with the ends of documents", "--format safetensors")
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Library
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.evaluation import trained_context_length
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantization_of
@@ -85,21 +86,21 @@ def read_source(path: Path, with_memory: bool = False, license_name: str = "unkn
     """What a checkpoint holds, and whether a memory was left behind.
 
     Raises:
-        UserError: as `read_checkpoint` and `load_model`; `with_memory`, and there is none.
+        UserError: as `read_model`; `with_memory`, and there is none.
     """
-    content = read_checkpoint(path)
-    model, tokenizer = load_model(path, checkpoint=content)
-    entry = content["yinggem"]
-    if with_memory and content.get("memory") is None:
+    stored = read_model(path)
+    model, tokenizer = load_model(path, stored=stored)
+    has_memory = stored.content.get("memory") is not None
+    if with_memory and not has_memory:
         raise UserError(f"{path} has no memory; leave --with-memory out.")
-    memory = load_memory(path, content) if with_memory else None
-    data = entry.get("data")
+    memory = stored.memory if with_memory else None
+    data = stored.entry.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         data = data | {"path": os.path.basename(data["path"].rstrip("/\\"))}
     figures = _figures(path)
-    context_length = trained_context_length(entry)
+    context_length = trained_context_length(stored.entry)
     source = Source(path, model, tokenizer, context_length, data, memory, figures, license_name)
-    return source, not with_memory and content.get("memory") is not None
+    return source, not with_memory and has_memory
 
 
 def _figures(path: Path) -> dict[str, Any]:

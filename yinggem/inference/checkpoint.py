@@ -1,4 +1,4 @@
-"""Checkpoint files: what YingGem adds to them, writing them, and reading them without trust.
+"""Checkpoint files with torch: what YingGem adds to them, writing them, and the models that they hold.
 
 A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
 "model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data, and how the
@@ -17,19 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from yinggem.common.errors import UserError
 from yinggem.common.files import is_utf8, write_atomically
 from yinggem.inference.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
+from yinggem.inference.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
+from yinggem.inference.unpickling import Storage, StoredTensor
 from yinggem.inference.verification import refusal, verify
 from yinggem.memory.ngram_memory import NgramMemory
-from yinggem.model.config import QUANTIZATIONS, ModelConfig
+from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
-from yinggem.model.quantization import count_weights, makes_finite_weights, quantization_of, quantize
+from yinggem.model.quantization import quantization_of, quantize
 from yinggem.model.transformer import Transformer
-from yinggem.text.tokenizer import Tokenizer, from_state_dict
+from yinggem.text.tokenizer import Tokenizer
 
-FORMAT = 1
-PREFIX = "model."
 LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # as yinggem.common.files names what it writes
 
 
@@ -60,32 +59,6 @@ def memory_entry(memory: NgramMemory) -> dict[str, Any]:
     return {"memory": memory.to_dict() | {"ids": ids}}
 
 
-def load_memory(path: str | Path, checkpoint: dict[str, Any] | None = None) -> NgramMemory | None:
-    """The memory of a checkpoint; None where it has none.
-
-    Args:
-        checkpoint: what `read_checkpoint` gave of it, where it was read already.
-
-    Raises:
-        UserError: as `read_checkpoint`, and where the memory is damaged or not that of the model's tokenizer.
-    """
-    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
-    entry = checkpoint.get("memory")
-    if entry is None:
-        return None
-    ids = entry.get("ids") if isinstance(entry, dict) else None
-    if not isinstance(ids, Tensor) or ids.dtype != torch.uint8 or ids.dim() != 1 or ids.device.type != "cpu":
-        raise refusal(path, "has a damaged memory")
-    try:
-        memory = NgramMemory.from_dict(entry, ids.numpy().tobytes())
-        config = ModelConfig.from_dict(checkpoint["yinggem"].get("model_config"))
-    except UserError as error:
-        raise refusal(path, f"cannot be read ({str(error).rstrip('.')})") from None
-    if memory.vocab_size != config.vocab_size:
-        raise refusal(path, f"has the memory of another tokenizer: {memory.vocab_size} tokens for {config.vocab_size}")
-    return memory
-
-
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """Write a checkpoint's dict, whole or not at all; UserError when the disk is full or read-only."""
 
@@ -105,41 +78,57 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     quantization: str | None = None,
-    checkpoint: dict[str, Any] | None = None,
+    stored: StoredModel | None = None,
 ) -> tuple[Transformer, Tokenizer]:
     """Rebuild the model of a checkpoint, in eval mode and in memory of its own, and its tokenizer.
 
     Args:
         dtype: of the weights, those that are integers excepted; None as they are in the file.
         quantization: see `yinggem.model.quantization.quantize`; None as in the file.
-        checkpoint: as `load_memory`.
+        stored: what `read_model` gave of the checkpoint, where it was read already.
 
     Raises:
-        UserError: as `read_checkpoint`, when architecture, weights and tokenizer do not belong together, and as
-            `quantize`.
+        UserError: as `read_model` and `quantize`.
     """
-    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
-    entry = checkpoint["yinggem"]
-    try:
-        config, tokenizer = ModelConfig.from_dict(entry.get("model_config")), from_state_dict(entry.get("tokenizer"))
-    except UserError as error:
-        raise refusal(path, f"does not describe a model ({str(error).rstrip('.')})") from None
-    if tokenizer.vocab_size != config.vocab_size:
-        raise refusal(path, f"has a tokenizer of {tokenizer.vocab_size} ids and a model of {config.vocab_size}")
-    kept_as = entry.get("quantization")
-    if kept_as not in (None, *QUANTIZATIONS):
-        raise refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
-    weights = _model_weights(path, checkpoint["state_dict"], config, kept_as)
+    stored = stored or read_model(path)
+    kept_as = stored.quantization
     with torch.device("meta"), SkipInitialisation():
-        model = Transformer(config)
+        model = Transformer(stored.config)
         if kept_as:
             quantize(model, kept_as)
-    _check_fit(path, weights, model, bool(kept_as))
+    weights = {name: _tensor_of(tensor) for name, tensor in stored.weights.items()}
     copies = {name: _copy(tensor, device, dtype, bool(kept_as)) for name, tensor in weights.items()}
     model.load_state_dict(copies, assign=True)
     if quantization:
         quantize(model, quantization)
-    return model.eval(), tokenizer
+    return model.eval(), stored.tokenizer
+
+
+def stored_model(path: str | Path, weights: dict[str, Tensor], entry: dict[str, Any]) -> StoredModel:
+    """The model that these weights make, checked as those of a checkpoint are.
+
+    Args:
+        path: the file they came from.
+        entry: what `metadata` gives.
+
+    Raises:
+        UserError: as `read_model`.
+    """
+    state = {PREFIX + name: _stored(tensor.detach().contiguous()) for name, tensor in weights.items()}
+    return checked_model(path, {"state_dict": state, "yinggem": entry})
+
+
+def _stored(tensor: Tensor) -> StoredTensor:
+    """The inverse of `_tensor_of`."""
+    bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    storage = Storage(str(tensor.dtype).removeprefix("torch."), bits.numpy().reshape(-1))
+    return StoredTensor(storage, 0, tuple(tensor.shape), tensor.stride())
+
+
+def _tensor_of(stored: StoredTensor) -> Tensor:
+    """The same numbers in the same memory."""
+    bits = torch.from_numpy(stored.bits)
+    return bits.view(torch.bfloat16) if stored.dtype == "bfloat16" else bits
 
 
 def _copy(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None, quantized: bool) -> Tensor:
@@ -150,21 +139,24 @@ def _copy(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None,
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The dict in a checkpoint, verified: every byte against its checksum, the structure before the tensors.
+    """All that a checkpoint holds, for training: verified, every byte against its checksum, as `read_model` does.
 
     Tensors stay in the file (memory-mapped) until they are used or copied.
 
     Raises:
         UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data.
     """
-    content = read_safetensors(path) if is_safetensors(path) else _read_archive(path, map_location)
-    entry = content.get("yinggem") if isinstance(content, dict) else None
-    if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
-        raise refusal(path, "was not written by YingGem")
-    if not isinstance(entry.get("format"), int) or entry["format"] != FORMAT:  # a tensor has no single answer
-        raise refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
-    checked: dict[str, Any] = content
-    return checked
+    if is_safetensors(path):
+        content = checked_content(path, read_safetensors(path))
+        return {name: _with_tensors(value) for name, value in content.items()}
+    return checked_content(path, _read_archive(path, map_location))
+
+
+def _with_tensors(content: Any) -> Any:
+    """The same content with a tensor in the place of each that is stored."""
+    if isinstance(content, dict):
+        return {name: _with_tensors(value) for name, value in content.items()}
+    return _tensor_of(content) if isinstance(content, StoredTensor) else content
 
 
 def _read_archive(path: str | Path, map_location: Any) -> Any:
@@ -215,35 +207,3 @@ class SkipInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return (kwargs or {}).get("tensor", *args[:1])
         return func(*args, **(kwargs or {}))
-
-
-def _model_weights(path: str | Path, state: dict[Any, Any], config: ModelConfig, kind: str | None) -> dict[str, Tensor]:
-    """The Transformer's entries of a state dict, plain numbers and as many as the architecture has."""
-    state = {name: tensor for name, tensor in state.items() if isinstance(name, str) and name.startswith(PREFIX)}
-    weights = {name[len(PREFIX) :]: tensor for name, tensor in state.items()}
-    for name, tensor in weights.items():
-        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or not tensor.is_contiguous() or not (kind or tensor.is_floating_point()):
-            raise refusal(path, f"holds no plain weights under {name[:80]!r}")
-    if not kind and len({tensor.dtype for tensor in weights.values()}) > 1:
-        raise refusal(path, "mixes weights of several types")
-    count = sum(count_weights(name, tensor, kind) for name, tensor in weights.items())
-    held = sum(tensor.nbytes for tensor in weights.values())
-    if count != config.parameters or held > os.path.getsize(path):
-        raise refusal(path, f"holds {count} weights where its architecture has {config.parameters}")
-    return weights
-
-
-def _check_fit(path: str | Path, weights: dict[str, Tensor], model: Transformer, quantized: bool) -> None:
-    """Names and shapes; of quantized weights also the types and values, which their kernels do not check."""
-    expected, found = (
-        {name: [*tensor.shape, *([tensor.dtype] if quantized else [])] for name, tensor in tensors.items()}
-        for tensors in (model.state_dict(), weights)
-    )
-    for name in sorted(expected.keys() | found.keys()):
-        have, want = found.get(name, "nothing"), expected.get(name, "nothing")
-        if have != want:
-            raise refusal(path, f"does not fit its architecture at {name[:80]!r} ({have} instead of {want})")
-    for name, tensor in weights.items():
-        if quantized and not makes_finite_weights(name, tensor):
-            raise refusal(path, f"holds values under {name[:80]!r} that weights cannot have")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, from_numpy, inf
+import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
@@ -15,25 +15,23 @@ MOST_KEPT = 1 << 26  # tokens of a text that is kept once it was decoded
 
 
 class CopyStep:
-    """Forbids the ids that `guard` names, row by row: a step of `generate`."""
+    """Forbids the ids that would complete a copy: a step of `generate` for one row."""
 
-    def __init__(self, guard: CopyGuard) -> None:
-        self.guard = guard
+    def __init__(self, shared: CopyLimit, prompt: str) -> None:
+        self.guard = CopyGuard(shared, [prompt])
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """Logits (B, V) with -inf for every id that would complete a copy."""
-        forbidden = [self.guard.forbidden(row) for row in range(len(logits))]
-        if not any(map(len, forbidden)):
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (V,) with -inf for every id that would complete a copy."""
+        forbidden = self.guard.forbidden(0)
+        if not len(forbidden):
             return logits
-        logits = logits.clone()
-        for row, ids in enumerate(forbidden):
-            logits[row, from_numpy(ids).to(logits.device)] = -inf
+        logits = logits.copy()
+        logits[forbidden] = -np.inf
         return logits
 
-    def add(self, tokens: Tensor) -> None:
-        """The next ids (B,)."""
-        for row, token in enumerate(tokens.tolist()):
-            self.guard.add(row, token)
+    def add(self, token: int) -> None:
+        """The next id."""
+        self.guard.add(0, token)
 
 
 class TrainingText:
@@ -67,8 +65,8 @@ class TrainingText:
         if kept:
             self._texts = kept
 
-    def steps(self, max_copy: int | str | Length | None, prompts: Sequence[str]) -> list[CopyStep]:
-        """The steps of `generate` that keep copies to `max_copy` words, or characters as in "40c".
+    def steps(self, max_copy: int | str | Length | None, prompts: Sequence[str]) -> list[list[CopyStep]]:
+        """Of every row the steps of `generate` that keep copies to `max_copy` words, or characters as in "40c".
 
         The first call of a limit makes its index: about a second for 5 MB of text.
 
@@ -80,8 +78,8 @@ class TrainingText:
             UserError: `max_copy` is neither a number of words nor of characters.
         """
         if max_copy is None:
-            return []
+            return [[] for _ in prompts]
         length = Length.of(max_copy)
         if self._limit is None or self._limit.limit != length:
             self._limit = CopyLimit(self.chunks(), length, self.tokenizer.tokens)
-        return [CopyStep(CopyGuard(self._limit, prompts))]
+        return [[CopyStep(self._limit, prompt)] for prompt in prompts]

@@ -1,22 +1,24 @@
 """How well a model predicts a text: one full pass, every token after the first predicted exactly once.
 
 Training validates with the same pieces: `yinggem.text.windows` cuts the text, `evaluate_batch` measures a batch, and
-`Evaluation` adds up and makes the figures.
+`Evaluation` adds up and makes the figures. torch is imported where a function needs it: other engines use the rest.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
-from yinggem.model.transformer import Transformer
-from yinggem.text.windows import Ids, cut_windows, evaluation_batches
+from yinggem.text.windows import Ids, counted_targets, cut_windows, evaluation_batches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from yinggem.model.transformer import Transformer
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
 METRICS = ("loss", "perplexity", "bits_per_byte")  # properties of Evaluation: a new one is a property and its name here
@@ -34,12 +36,14 @@ class Evaluation:
         """Both texts together. The sum is Python's, float64: 10^9 tokens in float32 would lose the last ones."""
         return Evaluation(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
 
-    def to_tensor(self) -> Tensor:
+    def to_tensor(self) -> "Tensor":
         """(3,) float64, to be added up over processes and read by `from_tensor`."""
+        import torch
+
         return torch.tensor(astuple(self), dtype=torch.float64)
 
     @classmethod
-    def from_tensor(cls, sums: Tensor) -> "Evaluation":
+    def from_tensor(cls, sums: "Tensor") -> "Evaluation":
         """The inverse of `to_tensor`."""
         nats, tokens, size = sums.tolist()
         return cls(nats, int(tokens), int(size))
@@ -68,20 +72,23 @@ class Evaluation:
         return {name: getattr(self, name) for name in METRICS}
 
 
-def evaluate_batch(model: Transformer, inputs: Tensor, targets: Tensor, token_bytes: Tensor) -> Evaluation:
+def evaluate_batch(
+    model: "Transformer", inputs: "Tensor", targets: "Tensor", token_bytes: "Tensor", counted: "Tensor | None" = None
+) -> Evaluation:
     """Measure the predictions of one batch of windows.
 
     Args:
         inputs, targets: (B, T) ids.
         token_bytes: (V,) UTF-8 bytes each id stands for, on the device of the targets.
+        counted: (B, T) booleans, the targets that count; None: all.
     """
-    nats = model.loss(inputs, targets, reduction="sum").item()
+    nats = model.loss(inputs, targets, "sum", counted).item()
+    targets = targets if counted is None else targets[counted]
     return Evaluation(nats, targets.numel(), int(token_bytes[targets].sum()))
 
 
-@torch.inference_mode()
 def evaluate(
-    model: Transformer, ids: Ids, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
+    model: "Transformer", ids: Ids, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
 ) -> Evaluation:
     """Predict ids[1:] in consecutive windows of `context_length` targets, the last one as short as it comes.
 
@@ -93,38 +100,31 @@ def evaluate(
     Raises:
         UserError: there is nothing to predict.
     """
+    import torch
+
     device, total = model.norm.weight.device, Evaluation()
-    lengths = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
-    for rows in evaluation_rows(ids, context_length, batch_size):
-        block = torch.from_numpy(rows).to(device)
-        total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths)
+    with torch.inference_mode():
+        lengths = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
+        for rows, counted in evaluation_rows(ids, context_length, batch_size):
+            block = torch.from_numpy(rows).to(device)
+            counts = None if counted is None else torch.from_numpy(counted).to(device)
+            total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths, counts)
     return total
 
 
-def evaluation_rows(ids: Ids, context_length: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The windows of a full pass in batches (B, T + 1), with a progress bar; UserError where nothing is to predict."""
+def evaluation_rows(ids: Ids, context_length: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The windows of a full pass in batches (B, T + 1), with a progress bar, and as `counted_targets` which count.
+
+    Raises:
+        UserError: nothing is to predict.
+    """
     if len(ids) < 2:
         raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     with show_progress("Evaluating", len(ids) - 1) as advance:
         for windows in evaluation_batches(len(ids), context_length, batch_size):
             rows = cut_windows(ids, windows)
-            yield rows
+            yield rows, counted_targets(ids, windows, rows)
             advance(rows[:, 1:].size)
-
-
-@torch.inference_mode()
-def nats_of_tokens(model: Transformer, ids: Tensor, context_length: int) -> Tensor:
-    """(N - 1,) float64 on the CPU: the nats of every token after the first, in the windows of `evaluate`.
-
-    Args:
-        model: in eval mode.
-        ids: (N,) int64, N >= 2.
-    """
-    device, found = model.norm.weight.device, []
-    for start in range(0, len(ids) - 1, context_length):
-        block = ids[start : start + context_length + 1].to(device)
-        found.append(model.loss(block[None, :-1], block[None, 1:], reduction="none")[0].cpu().double())
-    return torch.cat(found)
 
 
 def trained_context_length(entry: dict[str, Any]) -> int:

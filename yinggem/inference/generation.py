@@ -1,201 +1,144 @@
-"""Text from a model: filtering the logits, drawing a token, and the one loop that generates.
+"""Text from a model: the one loop that generates, and what it asks of a model, whatever computes it."""
 
-The filters that know nothing of the text before are in `yinggem.inference.sampling`, beside their settings. The order
-of all of them is that of the logits processors of transformers.
-"""
-
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import torch
-from torch import Generator, Tensor
+import numpy as np
 
 from yinggem.common.errors import UserError
+from yinggem.inference.draws import uniform
+from yinggem.inference.filters import History, choose
 from yinggem.inference.sampling import Sampling
-from yinggem.model.decoding import DecodingStep
-from yinggem.model.kv_cache import KVCache
-from yinggem.model.transformer import Transformer
+from yinggem.model.config import ModelConfig
 
-PREFILL = 2048  # prompt tokens per forward pass: bounds the memory that a long prompt takes
-SLOTS = 256  # positions that the cache has room for at first
-LEAST_TEMPERATURE = 1e-5  # below it the likeliest token is certain in float32
 NOTHING = -1  # in the place of an id: the row has ended, for nothing may be drawn
 
 
+class Texts(Protocol):
+    """Texts that a network has begun, one a row.
+
+    Attributes:
+        logits: (B, V) float32, of the tokens that follow.
+    """
+
+    logits: np.ndarray
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Go on by one id each: `logits` are those after them."""
+
+    def close(self) -> None:
+        """They end here: what they took is free."""
+
+
+class Network(Protocol):
+    """A model that predicts tokens. It is computed by torch (`TorchNetwork`) or in C (`EngineNetwork`).
+
+    Attributes:
+        most_rows: how many texts it can continue side by side; None: as many as there is memory for.
+        about: which engine this is, for people.
+    """
+
+    config: ModelConfig
+    most_rows: int | None
+    about: str
+
+    def read(self, prompts: np.ndarray) -> Texts:
+        """Begin texts with ids (B, T), T >= 1."""
+
+    def draws(self, sampling: Sampling, rows: int) -> bool:
+        """Whether `draw` knows these settings, and is faster than drawing here."""
+
+    def draw(
+        self, prompts: np.ndarray, max_new_tokens: int, sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[Sequence[int]]:
+        """What `generate` yields without steps, drawn by the network itself."""
+
+    def nats(self, ids: np.ndarray) -> np.ndarray:
+        """(N - 1,) float64, of every one of ids (N,) but the first, by those before it."""
+
+
 class LogitsStep(Protocol):
-    """What changes the logits before the penalty and the filters, and follows the text of every row for that."""
+    """What changes the logits of one row before the penalty and the filters, and follows its text for that."""
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """Logits (B, V) -> logits (B, V), with -inf for what may not be drawn; a row of nothing else ends."""
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (V,) -> logits (V,), with -inf for what may not be drawn; where that is everything, the row ends."""
 
-    def add(self, tokens: Tensor) -> None:
-        """The next ids (B,); those of rows that have ended mean nothing, but are ids."""
-
-
-def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divide positive and multiply negative logits by `penalty` where `seen` (B, V) is true."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    def add(self, token: int) -> None:
+        """The next id."""
 
 
-def ban(logits: Tensor, banned: Sequence[set[int]]) -> Tensor:
-    """Forbid the ids of each row's set; a row that would have no id left stays as it is."""
-    logits = logits.clone()
-    for number, ids in enumerate(banned):
-        if ids:
-            row = logits[number].index_fill(0, torch.tensor(list(ids), device=logits.device), -torch.inf)
-            if bool(row.amax() > -torch.inf):
-                logits[number] = row
-    return logits
-
-
-def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divide by the temperature; the largest logit is moved to 0 first, so that nothing overflows."""
-    return (logits - logits.amax(-1, keepdim=True)) / temperature
-
-
-class History:
-    """What the filters need to know of the ids so far, kept up to date in constant time per token.
-
-    Args:
-        prompt: (B, T) ids; they count as seen.
-    """
-
-    def __init__(self, prompt: Tensor, vocab_size: int, sampling: Sampling) -> None:
-        self.counts: Tensor | None = None  # (B, V): how often each id stands in the repetition window
-        self.recent: deque[Tensor] | None = None  # the (B, 1) ids in it, oldest first
-        self.window, self.size = sampling.repetition_window, sampling.no_repeat_ngram_size
-        if sampling.repetition_penalty != 1 and self.window != 0:
-            recent = prompt[:, -self.window :] if self.window else prompt
-            self.counts = torch.zeros(len(prompt), vocab_size, dtype=torch.int32, device=prompt.device)
-            self.counts.scatter_add_(1, recent, torch.ones_like(recent, dtype=torch.int32))
-            self.recent = deque(recent.split(1, dim=1)) if self.window else None
-        self.followers: list[dict[tuple[int, ...], set[int]]] = [{} for _ in prompt]  # n-1 ids -> the ids after them
-        self.tails: list[deque[int]] = [deque(maxlen=max(self.size - 1, 0)) for _ in prompt]
-        if self.size:
-            for row, ids in enumerate(prompt.tolist()):
-                for token in ids:
-                    self._follow(row, token)
-
-    def add(self, tokens: Tensor) -> None:
-        """Count the next ids (B,)."""
-        if self.counts is not None:
-            column = tokens[:, None]
-            one = torch.ones_like(column, dtype=torch.int32)
-            self.counts.scatter_add_(1, column, one)
-            if self.recent is not None:
-                self.recent.append(column)
-                if len(self.recent) > (self.window or 0):
-                    self.counts.scatter_add_(1, self.recent.popleft(), -one)
-        if self.size:
-            for row, token in enumerate(tokens.tolist()):
-                self._follow(row, token)
-
-    def banned(self) -> list[set[int]]:
-        """For each row the ids that would complete an n-gram it already holds."""
-        return [rows.get(tuple(tail), set()) for rows, tail in zip(self.followers, self.tails, strict=True)]
-
-    def _follow(self, row: int, token: int) -> None:
-        tail = self.tails[row]
-        if len(tail) == self.size - 1:
-            self.followers[row].setdefault(tuple(tail), set()).add(token)
-        tail.append(token)
-
-
-def apply_filters(logits: Tensor, sampling: Sampling, history: History) -> Tensor:
-    """Every filter that `sampling` switches on, in its order; at temperature 0 those before the temperature."""
-    if history.counts is not None:
-        logits = penalize_repetition(logits, history.counts > 0, sampling.repetition_penalty)
-    if history.size:
-        logits = ban(logits, history.banned())
-    if sampling.temperature < LEAST_TEMPERATURE:
-        return logits
-    logits = scale_temperature(logits, sampling.temperature)
-    for keep, value in sampling.filters():
-        logits = keep(logits, value)
-    return logits
-
-
-def sample(logits: Tensor, generators: Sequence[Generator]) -> Tensor:
-    """Draw one id per row (B,) from logits (B, V), row k with generator k alone.
-
-    Inverse transform sampling: the first id up to which the probabilities sum to more than a uniform number. In float64
-    rounding moves that number across a boundary about once in a million tokens, so a row draws the same whatever else
-    is in its batch. It runs on the CPU: some devices (Apple's MPS) have no float64, and the generators are there too.
-    """
-    mass = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)
-    draws = [torch.rand(1, dtype=mass.dtype, generator=generator) for generator in generators]
-    total = mass[:, -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))  # past the last id that may be drawn there is nothing
-    return torch.searchsorted(mass, (torch.stack(draws) * total).minimum(below), right=True)[:, 0].to(logits.device)
-
-
-@torch.inference_mode()
 def generate(
-    model: Transformer,
-    prompt: Tensor,
+    network: Network,
+    prompts: np.ndarray,
     max_new_tokens: int,
     sampling: Sampling,
     seeds: Sequence[int],
-    steps: Sequence[LogitsStep] = (),
-) -> Iterator[Tensor]:
-    """Continue each row of `prompt` (B, T), T >= 1, yielding the next ids (B,) as they are made.
+    steps: Sequence[Sequence[LogitsStep]] = (),
+    end: int | None = None,
+) -> Iterator[Sequence[int]]:
+    """Continue each row of `prompts` (B, T), T >= 1, giving the next ids (B,) as they are made.
 
     Args:
-        seeds: one per row; a row's text depends on its own prompt and seed only.
-        steps: applied in their order, before everything that `sampling` asks for. Where they leave a row nothing to
-            draw, NOTHING takes the place of its ids from then on; when all rows have ended, so does generation.
+        seeds: one per row; a row's text depends on its own prompt and seed only, whatever the engine.
+        steps: of each row, applied in their order, before everything that `sampling` asks for. Where they leave a row
+            nothing to draw, NOTHING takes the place of its ids from then on; when all have ended, so does generation.
+        end: the id of the end of a document, which no penalty touches; going on behind it is up to the caller.
 
     Raises:
         UserError: the prompt is empty, max_new_tokens is below 1, or the model's output is not finite.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
-    if not prompt.size(1):
+    if not prompts.shape[1]:
         raise UserError("The prompt is empty; generation needs one token to start from.")
-    generators = [Generator().manual_seed(seed) for seed in seeds]
-    history = History(prompt, model.config.vocab_size, sampling)
-    cache, logits = _prefill(model, prompt)
-    decode, ended = DecodingStep(model, cache), torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
-    for number in range(max_new_tokens):
-        logits, ended = _apply(steps, logits, ended)
-        tokens = _next_tokens(logits, sampling, history, generators)
-        yield tokens.masked_fill(ended, NOTHING) if steps else tokens
-        if number + 1 == max_new_tokens or (steps and bool(ended.all())):
-            return
-        history.add(tokens)
-        for step in steps:
-            step.add(tokens)
-        logits = decode(tokens)
+    spared = end is not None and sampling.repetition_penalty != 1  # of which a network that draws itself knows nothing
+    if not any(steps) and not spared and network.draws(sampling, len(prompts)):
+        return network.draw(prompts, max_new_tokens, sampling, seeds)
+    return _generate(network, prompts, max_new_tokens, sampling, seeds, steps or [()] * len(prompts), end)
 
 
-def _apply(steps: Sequence[LogitsStep], logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits after `steps`, and which rows have ended (B,); those keep logits that something can be drawn from."""
-    if not bool(logits.amax(-1).isfinite().all()):  # NaN in a row makes its maximum NaN
-        raise UserError("The model's output is NaN or infinite: its training diverged; use another checkpoint.")
-    whole = logits
+def _generate(
+    network: Network,
+    prompts: np.ndarray,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+    steps: Sequence[Sequence[LogitsStep]],
+    end: int | None,
+) -> Iterator[list[int]]:
+    histories = [History(prompt.tolist(), network.config.vocab_size, sampling, end) for prompt in prompts]
+    texts, tokens = network.read(prompts), [0] * len(prompts)
+    try:
+        for position in range(max_new_tokens):
+            if position:
+                texts.add([max(token, 0) for token in tokens])
+            _check_finite(texts.logits)
+            for row, seed in enumerate(seeds):
+                if tokens[row] != NOTHING:
+                    number = uniform(seed, position)
+                    tokens[row] = _next_token(texts.logits[row], steps[row], sampling, histories[row], number)
+            yield tokens.copy()
+            if all(token == NOTHING for token in tokens):
+                return
+    finally:
+        texts.close()
+
+
+def _next_token(
+    logits: np.ndarray, steps: Sequence[LogitsStep], sampling: Sampling, history: History, number: float
+) -> int:
+    """The next id of a row, of which its steps and its history then know; NOTHING where there is none."""
     for step in steps:
         logits = step.apply(logits)
-    if steps:
-        ended = ended | logits.amax(-1).isneginf()
-        logits = torch.where(ended[:, None], whole, logits)
-    return logits, ended
+    if steps and logits.max() == -np.inf:
+        return NOTHING
+    token = choose(logits, sampling, history, number)
+    history.add(token)
+    for step in steps:
+        step.add(token)
+    return token
 
 
-def _next_tokens(logits: Tensor, sampling: Sampling, history: History, generators: Sequence[Generator]) -> Tensor:
-    """The next ids (B,)."""
-    logits = apply_filters(logits, sampling, history)
-    return logits.argmax(-1) if sampling.temperature < LEAST_TEMPERATURE else sample(logits, generators)
-
-
-def _prefill(model: Transformer, prompt: Tensor) -> tuple[KVCache, Tensor]:
-    """A cache that has seen `prompt` (B, T), and the logits (B, V) after it. Rows that are all the same run once."""
-    weight, same = model.norm.weight, bool((prompt == prompt[:1]).all())
-    rows = prompt[:1] if same else prompt
-    # It grows as far as the text does: many end long before max_new_tokens, or before the window.
-    cache = KVCache(model.config, len(rows), weight.device, weight.dtype, slots=SLOTS)
-    for part in rows.split(PREFILL, dim=1):
-        logits = model.next_logits(part, cache)
-    if same:
-        cache.expand(len(prompt))
-    return cache, logits.expand(len(prompt), -1)
+def _check_finite(logits: np.ndarray) -> None:
+    if not np.isfinite(logits.max(-1)).all():  # NaN in a row makes its maximum NaN
+        raise UserError("The model's output is NaN or infinite: its training diverged; use another checkpoint.")

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
-from yinggem.inference.device import choose_device
-from yinggem.inference.evaluation import Evaluation, nats_of_tokens, trained_context_length
-from yinggem.inference.generation import LogitsStep
+from yinggem.inference.evaluation import Evaluation, trained_context_length
+from yinggem.inference.generation import LogitsStep, Network
 from yinggem.inference.memory_step import memory_steps
+from yinggem.inference.opening import open_network
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
 from yinggem.inference.starter import memory_of
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
-from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
 
 
@@ -49,15 +47,15 @@ class LanguageModel:
     """A model and the tokenizer it was trained with.
 
     Args:
-        model: in eval mode.
+        network: what computes it.
         context_length: tokens per window in which a text is scored.
         memory: what counting knows of the training text; None: the network is alone.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
+        self, network: Network, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
     ) -> None:
-        self.model, self.tokenizer, self.context_length, self.memory = model, tokenizer, context_length, memory
+        self.network, self.tokenizer, self.context_length, self.memory = network, tokenizer, context_length, memory
         self._training: TrainingText | None = None  # read once it is needed
 
     @classmethod
@@ -67,20 +65,20 @@ class LanguageModel:
         """Load a checkpoint.
 
         Args:
-            device: "cpu", "cuda" ...; None is the fastest there is.
+            device: "cpu", "cuda" ...; None is the fastest there is for a model of this size.
             quantization: "int8" or "int4" for smaller and faster weights; None as they are in the file.
 
         Raises:
-            UserError: as `load_model`, and a device that this machine does not have.
+            UserError: as `read_model` and `open_network`.
         """
-        place, content = choose_device(device), read_checkpoint(path)
-        model, tokenizer = load_model(path, place, quantization=quantization, checkpoint=content)
-        return cls(model, tokenizer, trained_context_length(content["yinggem"]), memory_of(path, content, tokenizer))
+        stored = read_model(path)
+        network = open_network(stored, device, quantization)
+        return cls(network, stored.tokenizer, trained_context_length(stored.entry), memory_of(stored))
 
     @property
     def config(self) -> ModelConfig:
         """The architecture."""
-        return self.model.config
+        return self.network.config
 
     def generate(
         self,
@@ -92,6 +90,7 @@ class LanguageModel:
         max_copy: int | str | None = None,
         memory: float | None = None,
         generated: Sequence[tuple[int, int]] = (),
+        ignore_end: bool = False,
         **sampling: Any,
     ) -> str:
         """The text that follows `prompt`, as `yinggem generate` prints it: the same settings give the same text.
@@ -102,12 +101,14 @@ class LanguageModel:
                 40 characters. The text ends where nothing else can follow. None: no limit.
             memory: from 0, the network alone, to 1, as it was fitted to what counting says; None: 1 if there is one.
             generated: stretches [from, to) of the prompt, in characters, that a model wrote: they are not counted.
+            ignore_end: go on with another document where one ends, rather than stop.
             sampling: temperature, top_k, top_p and the other fields of `yinggem.inference.sampling.Sampling`.
 
         Raises:
             UserError: a setting is out of range; the tokenizer cannot encode the prompt; `max_copy` without a memory.
         """
         how: dict[str, Any] = {"max_copy": max_copy, "memory": memory, "generated": generated, **sampling}
+        how["ignore_end"] = ignore_end
         return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, **how))
 
     def stream(
@@ -120,6 +121,7 @@ class LanguageModel:
         max_copy: int | str | None = None,
         memory: float | None = None,
         generated: Sequence[tuple[int, int]] = (),
+        ignore_end: bool = False,
         **sampling: Any,
     ) -> Iterator[str]:
         """The pieces of the text that `generate` returns, each as soon as it is made."""
@@ -128,18 +130,23 @@ class LanguageModel:
         settings = sampling_for(self.tokenizer.name, **sampling)
         if max_copy is not None and self._training is None:
             self._training = TrainingText(self.memory, self.tokenizer)
-        steps: list[LogitsStep] = [*memory_steps(self.memory, self.tokenizer, prompt, 1, memory, generated)]
-        steps += self._training.steps(max_copy, [prompt]) if self._training else []
-        pieces = complete(self.model, self.tokenizer, prompt, max_new_tokens, settings, [seed], stop, steps)
+        steps: list[LogitsStep] = [*memory_steps(self.memory, self.tokenizer, prompt, 1, memory, generated)[0]]
+        steps += self._training.steps(max_copy, [prompt])[0] if self._training else []
+        limits = stop, [steps], ignore_end
+        pieces = complete(self.network, self.tokenizer, prompt, max_new_tokens, settings, [seed], *limits)
         return (piece for _, piece, _ in pieces if piece)
 
     def score(self, text: str) -> Score:
         """How well the model predicts a text, with its memory if it has one; the sums are those of `yinggem evaluate`.
 
+        Where the model knows documents, the text is one: its first token is predicted as well, and its end.
+
         Raises:
             UserError: the tokenizer cannot encode the text, or makes less than two tokens of it.
         """
-        ids = self.tokenizer.encode_array(text)
+        ids, end = self.tokenizer.encode_array(text), self.tokenizer.end_id
+        if end is not None and len(ids):
+            ids = np.concatenate([[end], ids, [end]]).astype(ids.dtype)
         if len(ids) < 2:
             raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; score a longer one.")
         nats = self.nats_of(ids.astype(np.int64)).tolist()
@@ -151,12 +158,10 @@ class LanguageModel:
         return Score(sum(nats), Evaluation(sum(nats), len(nats), size).bits_per_byte, tokens)
 
     def nats_of(self, ids: np.ndarray) -> np.ndarray:
-        """(N - 1,) float64: of every one of ids (N,) int64 but the first."""
-        network = nats_of_tokens(self.model, torch.from_numpy(ids), self.context_length).numpy()
-        if self.memory is None:
-            return network
+        """(N - 1,) float64: of every one of ids (N,) but the first."""
         found = []
-        for start in range(0, len(network), self.context_length):
-            row, nats = ids[start : start + self.context_length + 1], network[start : start + self.context_length]
-            found.append(self.memory.score(row[None], nats[None])[1][0])
+        for start in range(0, len(ids) - 1, self.context_length):
+            row = ids[start : start + self.context_length + 1]
+            nats = self.network.nats(row)
+            found.append(nats if self.memory is None else self.memory.score(row[None], nats[None])[1][0])
         return np.concatenate(found)

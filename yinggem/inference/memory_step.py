@@ -4,47 +4,44 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
-from yinggem.inference.completion import prompt_ids
+from yinggem.inference.completion import opening, prompt_ids
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
 
+MOST_SHARE = 2.0  # of what counting says, beyond what was fitted
+
 
 class MemoryStep:
-    """Mixes the memory into the logits of every row.
+    """Mixes the memory into the logits of one row.
 
     Args:
-        prompts: ids of every row; with those that are added they are the contexts.
+        prompt: its ids; with those that are added they are the context.
         typed: (N,) ids that are counted beside the training text, as `typed_ids`. What is generated never is: counting
             it would say again what was said.
         share: 0 is the network alone, 1 the fitted mixture.
     """
 
-    def __init__(
-        self, memory: NgramMemory, prompts: Sequence[Sequence[int]], typed: np.ndarray, share: float = 1.0
-    ) -> None:
+    def __init__(self, memory: NgramMemory, prompt: Sequence[int], typed: np.ndarray, share: float = 1.0) -> None:
         self.memory, self.typed, self.share = memory, typed, share
-        self.length = len(prompts[0])
-        self.contexts = [deque(row[-memory.longest :], maxlen=memory.longest) for row in prompts]
+        self.length = len(prompt)
+        self.context = deque(prompt[-memory.longest :], maxlen=memory.longest)
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """(B, V) -> the logs of the mixed probabilities, (B, V)."""
-        network = logits.float().softmax(-1).cpu().double().numpy()
-        mixed = [
-            self.memory.distribution(row, np.array(context), self.typed, self.share, self.length)
-            for row, context in zip(network, self.contexts, strict=True)
-        ]
-        return torch.from_numpy(np.log(mixed)).float().to(logits)
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """(V,) -> the logs of the mixed probabilities, (V,)."""
+        network = np.exp(logits - logits.max(), dtype=np.float64)
+        network /= network.sum()
+        context = np.array(self.context)
+        mixed = self.memory.distribution(network, context, self.typed, self.share, self.length)
+        mixed_logits: np.ndarray = np.log(mixed).astype(np.float32)
+        return mixed_logits
 
-    def add(self, tokens: Tensor) -> None:
-        """Go on after ids (B,)."""
+    def add(self, token: int) -> None:
+        """Go on after an id."""
         self.length += 1
-        for context, token in zip(self.contexts, tokens.tolist(), strict=True):
-            context.append(token)
+        self.context.append(token)
 
 
 def memory_steps(
@@ -54,26 +51,26 @@ def memory_steps(
     rows: int,
     share: float | None = None,
     generated: Sequence[tuple[int, int]] = (),
-) -> list[MemoryStep]:
-    """The steps of `generate` that mix in the memory of a checkpoint, if it has one.
+) -> list[list[MemoryStep]]:
+    """Of every row the steps of `generate` that mix in the memory of a checkpoint, if it has one.
 
     Args:
         rows: how often the prompt is continued.
-        share: from 0, the network alone, to 1, the fitted mixture; None: 1 where there is a memory.
+        share: 0 is the network alone, 1 the fitted mixture, at most MOST_SHARE; None: 1 where there is a memory.
         generated: as `typed_ids`.
 
     Raises:
-        UserError: `share` is not from 0 to 1, or is asked for without a memory; as `typed_ids`.
+        UserError: `share` is out of range, or is asked for without a memory; as `typed_ids`.
     """
     if share is not None:
-        check_number("memory", share, 0, 1)
+        check_number("memory", share, 0, MOST_SHARE)
         if share and memory is None:
             raise UserError("This checkpoint has no memory; leave --memory out, or train a model with memory=ngram.")
     if memory is None or share == 0:
-        return []
+        return [[] for _ in range(rows)]
     ids = prompt_ids(tokenizer, prompt)
     typed = typed_ids(tokenizer, prompt, ids if prompt else [], generated)
-    return [MemoryStep(memory, [ids] * rows, typed, 1.0 if share is None else float(share))]
+    return [[MemoryStep(memory, ids, typed, 1.0 if share is None else float(share))] for _ in range(rows)]
 
 
 def typed_ids(
@@ -88,7 +85,8 @@ def typed_ids(
         UserError: a stretch is not one of the prompt.
     """
     found = np.array(ids, np.int64)
-    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64))
+    before = opening(tokenizer, prompt).partition(prompt)[0] if prompt else ""  # of a template
+    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64)) - len(before.encode())
     starts = ends - tokenizer.token_byte_lengths[found]
     for stretch in generated:
         first, last = stretch

@@ -4,14 +4,12 @@ Its weights are in the package. Its memory is made from the corpus that ships to
 """
 
 from pathlib import Path
-from typing import Any
 
-from yinggem.inference.checkpoint import load_memory
+from yinggem.inference.stored_model import StoredModel
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.assets import STARTER as FILE
 from yinggem.text.assets import verified_asset
 from yinggem.text.text_record import TextRecord, open_recorded_text
-from yinggem.text.tokenizer import Tokenizer
 
 STARTER = "starter"  # its name, where a checkpoint can be named
 
@@ -21,15 +19,9 @@ def starter_path() -> Path:
     return verified_asset(FILE)
 
 
-def memory_of(path: str | Path, checkpoint: dict[str, Any], tokenizer: Tokenizer) -> NgramMemory | None:
-    """As `yinggem.inference.checkpoint.load_memory`; of the starter, the counts of the text that it was trained on.
-
-    Args:
-        checkpoint: what `read_checkpoint` gave of the file.
-        tokenizer: of the checkpoint.
-    """
-    memory = load_memory(path, checkpoint)
-    if memory is None and Path(path).name == FILE and Path(path) == starter_path():
-        split, _ = open_recorded_text(TextRecord.from_dict(checkpoint["yinggem"]["data"]), tokenizer)
-        return NgramMemory(split.train[:], tokenizer.vocab_size)
-    return memory
+def memory_of(stored: StoredModel) -> NgramMemory | None:
+    """A checkpoint's memory; of the starter, the counts of the text that it was trained on."""
+    if stored.memory is None and stored.path.name == FILE and stored.path == starter_path():
+        split, _ = open_recorded_text(TextRecord.from_dict(stored.entry["data"]), stored.tokenizer)
+        return NgramMemory(split.train[:], stored.tokenizer.vocab_size)
+    return stored.memory

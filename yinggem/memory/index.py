@@ -16,7 +16,8 @@ import numpy as np
 from yinggem.memory.marks import BOTH, HIGH, LEFT, LOW, Marks
 
 WORD_BITS = 64
-LETTERS, TOKENS = 7, 4  # ids in the longest n-grams, of vocabularies up to 256 and of larger ones: longer are no better
+LETTERS, TOKENS = 7, 4  # ids in the longest n-grams, of letters and of larger vocabularies: longer are no better
+LETTER_IDS = 258  # the most that letters have: 256 bytes, and the marks of documents and turns
 DISCOUNT_LIMITS = np.array([0.0, 0.95, 1.9, 2.85])  # of a count, so that something of it is always kept
 
 
@@ -128,7 +129,7 @@ class NgramIndex:
 
 def longest_ngram(vocab_size: int) -> int:
     """Ids in the longest n-grams that are counted: 7 characters or bytes, 4 tokens, fewer where 64 bits are too few."""
-    return min(LETTERS if vocab_size <= 1 << 8 else TOKENS, WORD_BITS // bits_of(vocab_size))
+    return min(LETTERS if vocab_size <= LETTER_IDS else TOKENS, WORD_BITS // bits_of(vocab_size))
 
 
 def bits_of(vocab_size: int) -> int:

@@ -25,7 +25,8 @@ class ModelConfig:
     Defaults are YingGem-T1. `num_key_value_heads=None` means as many as query heads; `attention_window=None`
     means full causal attention; `head_bias=None` gives the head a bias where `bias` is true. Dropout rates are
     probabilities. `activation` and `norm` are names in `yinggem.model.activations.ACTIVATIONS` and
-    `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm.
+    `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm. `document_end` is the id behind which a token
+    sees nothing that stood before it; None: there is none.
 
     Raises:
         UserError: a value has the wrong type or is out of range; the sentence names it and the remedy.
@@ -49,6 +50,7 @@ class ModelConfig:
     activation: str = "geglu"
     norm: str = "rms"
     head_bias: bool | None = None
+    document_end: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
@@ -65,6 +67,7 @@ class ModelConfig:
         for name in ("bias", "qk_norm", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"model.{name} must be true or false, not {getattr(self, name)!r}.")
+        self._check_whole("document_end", 0, self.vocab_size - 1, optional=True)
         if not isinstance(self.head_bias, bool | None):
             raise UserError(f"model.head_bias must be true, false or null, not {self.head_bias!r}.")
         self._check_name("activation", ACTIVATIONS)

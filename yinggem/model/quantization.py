@@ -12,24 +12,12 @@ Both are fast on x86. Elsewhere (GPUs, other processors) weights become floats f
 
 import math
 
-import torch
 from torch import Tensor, nn
 
-from yinggem.common.errors import UserError
-from yinggem.model.config import QUANTIZATIONS
-from yinggem.model.kernels.integer_matrix import (
-    GROUP,
-    MAX_SCALE,
-    MAX_ZERO,
-    MIN_SCALE,
-    Int4Matrix,
-    Int8Matrix,
-    QuantizedMatrix,
-)
+from yinggem.model.kernels.integer_matrix import Int4Matrix, Int8Matrix, QuantizedMatrix
 from yinggem.model.layers import TiedHead
 from yinggem.model.transformer import Transformer
-
-SHARED = (".scale", ".zero")  # ends of names in a state dict: numbers that many weights share
+from yinggem.model.weights import check_quantization, diverged, kind_of_matrix
 
 
 class _Embedding(QuantizedMatrix):
@@ -96,21 +84,18 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
     Raises:
         UserError: the kind is unknown, or not the one the model has already; or some weights are NaN or infinite.
     """
-    if kind not in QUANTIZATIONS:
-        raise UserError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {str(kind)[:40]!r}.")
     before = quantization_of(model)
+    check_quantization(kind, before)
     if before == kind:
         return model
-    if before:
-        raise UserError(f"The weights are {before} already; make {kind} from the checkpoint those were made from.")
     for name, parameter in model.named_parameters():
         if not parameter.is_meta and not all(math.isfinite(x.item()) for x in (parameter.amin(), parameter.amax())):
-            raise UserError(f"Some weights in {name} are NaN or infinite: training diverged; use another checkpoint.")
-    embedding = EMBEDDINGS[_kind_of(model.embedding.weight, kind)](model.embedding.weight)
+            raise diverged(name)
+    embedding = EMBEDDINGS[kind_of_matrix(model.embedding.weight.shape, kind)](model.embedding.weight)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, LINEARS[_kind_of(child.weight, kind)](child.weight, child.bias))
+                setattr(module, name, LINEARS[kind_of_matrix(child.weight.shape, kind)](child.weight, child.bias))
     if isinstance(model.head, TiedHead):
         model.head = QuantizedTiedHead(embedding, model.head.bias)  # type: ignore[assignment]
     model.embedding = embedding  # type: ignore[assignment]
@@ -132,23 +117,3 @@ def quantization_of(model: Transformer) -> str | None:
     """How the weights of `model` are kept: one of `QUANTIZATIONS`, or None for floats."""
     kinds = {"int4" if isinstance(m, Int4Matrix) else "int8" for m in model.modules() if isinstance(m, QuantizedMatrix)}
     return min(kinds, default=None)  # int4 where there are both
-
-
-def _kind_of(weight: Tensor, kind: str) -> str:
-    return "int8" if weight.size(1) % GROUP else kind
-
-
-def count_weights(name: str, tensor: Tensor, kind: str | None) -> int:
-    """How many weights an entry of a model's state dict makes."""
-    if not kind:
-        return tensor.numel()
-    return 0 if name.endswith(SHARED) else tensor.numel() * (2 if name.endswith(".nibbles") else 1)
-
-
-def makes_finite_weights(name: str, tensor: Tensor) -> bool:
-    """Whether the weights that an entry of a quantized model's state dict makes are finite numbers."""
-    if name.endswith(".scale"):
-        return bool(((tensor >= MIN_SCALE) & (tensor <= MAX_SCALE)).all())
-    if name.endswith(".zero"):
-        return bool((tensor.abs() <= MAX_ZERO).all())
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())

@@ -7,17 +7,20 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from yinggem.text.formats import iter_text
-from yinggem.text.text_files import find_text_files
+from yinggem.text.documents import iter_text
+from yinggem.text.files.compression import COMPRESSIONS, inner_suffix
+from yinggem.text.files.text_files import FileList, find_text_files
+from yinggem.text.marks import END
+from yinggem.text.reading import DEFAULT, Reading
 
 SAMPLE = 1 << 20  # characters
 FILES = 64  # of a folder, at equal distances
-BLOCK = 1 << 20  # bytes that a reader takes at a time
+UNPACKED = 3  # times as large as the file, a packed text is taken to be
 # Words that make up about a quarter of any English prose, and little of other languages; none is a programming keyword.
 ENGLISH_WORDS = """the of to a that was he it his on be at i had are but have an they which you were her all she there
 would their we him been has when will more out so my what your me our shall may such any other"""
@@ -63,18 +66,18 @@ class TextLook:
         return "English" if self.is_english else " and ".join(self.scripts[:3]) or "no letters"
 
 
-def look_at(path: str | Path) -> TextLook:
+def look_at(path: str | Path, reading: Reading = DEFAULT) -> TextLook:
     """Look at what data.path names.
 
     Raises:
         UserError: as `find_text_files` and `iter_text`.
     """
     files = find_text_files(path)
-    sample = sample_of(files)
+    sample = sample_of(files, reading)
     letters = Counter(script_of(character) for character in sample if character.isalpha())
     words = re.findall(r"[^\W\d_]+", sample.lower())
     return TextLook(
-        bytes=sum(os.path.getsize(file) for file in files),
+        bytes=sum(os.path.getsize(file) * (UNPACKED if is_packed(file) else 1) for file in files),
         files=len(files),
         characters=len(set(sample)),
         bytes_per_character=len(sample.encode(errors="replace")) / max(1, len(sample)),
@@ -83,12 +86,28 @@ def look_at(path: str | Path) -> TextLook:
     )
 
 
-def sample_of(files: Sequence[Path]) -> str:
+def sample_of(files: FileList, reading: Reading = DEFAULT) -> str:
     """The beginnings of up to FILES files, SAMPLE characters together."""
-    chosen = files[:: -(-len(files) // FILES)] if files else []
+    chosen = list(islice(files, 0, None, max(1, -(-len(files) // FILES))))
     share = SAMPLE // max(1, len(chosen))
-    pieces = ("".join(islice(iter_text([file]), -(-share // BLOCK)))[:share] for file in chosen)
-    return "\n".join(pieces)
+    plain = replace(reading, documents=None, separator=None)  # pieces as they are read, or rows
+    return "\n".join(beginning(iter_text([file], plain), share) for file in chosen)
+
+
+def beginning(pieces: Iterable[str], characters: int) -> str:
+    """So many characters of a text; of more pieces than they can be, no more is read."""
+    found, size = [], 0
+    for piece in pieces:
+        found.append(piece.strip(END))
+        size += len(piece)
+        if size >= characters:
+            break
+    return "".join(found)[:characters]
+
+
+def is_packed(file: Path) -> bool:
+    """Whether a file holds more text than it has bytes."""
+    return file.suffix.lower() in COMPRESSIONS or inner_suffix(file) == ".parquet"
 
 
 def script_of(letter: str) -> str:

@@ -23,7 +23,7 @@ from yinggem.common.cache_folder import usable_folder
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.processors import usable_cores
-from yinggem.common.verified_files import recall, remember, state_of
+from yinggem.common.verified_files import Files, recall, remember, state_of
 from yinggem.text import token_cache
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def _verify(place: str, folder: Path, names: list[str], checksums: dict[str, int
     for name in names:
         if not (folder / name).is_file():
             raise _foreign(place, f"{name} is missing")
-    states = [state_of(folder / name) for name in names]
+    states = Files.of(state_of(folder / name) for name in names)
     note = cache_dir / f"{token_cache.cache_key('shards', os.path.abspath(folder))}.verified"
     if recall(note, states) == checksums:
         return

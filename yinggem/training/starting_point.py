@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint
@@ -21,7 +22,8 @@ from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import find_checkpoint
 from yinggem.text.tokenizer import BPETokenizer, Tokenizer, from_state_dict
 
-FREE = ("vocab_size", "dropout", "attention_dropout", "initializer_range")  # of a model: what no weight depends on
+# Of a model: what no weight depends on.
+FREE = ("vocab_size", "dropout", "attention_dropout", "initializer_range", "document_end")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class StartingPoint:
     def tokenizer_settings(self) -> dict[str, Any]:
         """The tokenizer as configuration says it; its vocabulary is that of the weights."""
         kind = type(self.tokenizer)
-        size = {"vocab_size": self.tokenizer.vocab_size} if kind is BPETokenizer else {}
+        size = {"vocab_size": self.tokenizer.settings["vocab_size"]} if kind is BPETokenizer else {}
         return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **size}
 
 
@@ -70,8 +72,18 @@ def begin(model: Transformer, tokenizer: Tokenizer, start: StartingPoint | None,
         raise UserError(f"init_from={start.name} brings its tokenizer, and these token shards were made with another.")
     if start.model is not None:
         check_shape(start.name, start.shape(), {name: getattr(model.config, name) for name in start.shape()})
-        model.load_state_dict(start.model.state_dict())
+        model.load_state_dict(_with_rows(start.model.state_dict(), model.state_dict()))
     freeze(model, frozen)
+
+
+def _with_rows(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for a vocabulary that has the marks of documents as well: a new id begins as the mean of the others."""
+    grown = {}
+    for name, tensor in weights.items():
+        more = len(wanted[name]) - len(tensor)
+        mean = tensor.mean(0, keepdim=True).expand(max(0, more), *tensor.shape[1:])
+        grown[name] = torch.cat((tensor, mean)) if more > 0 else tensor
+    return grown
 
 
 def find_start(wanted: str, continued: Path | None = None) -> StartingPoint:

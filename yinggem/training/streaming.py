@@ -18,10 +18,11 @@ from yinggem.common.cache_folder import default_cache_dir, usable_folder
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.memory.ngram_memory import COUNTED_TOKENS
-from yinggem.text.corpus import TokenizedSplit
+from yinggem.text.splitting import TokenizedSplit
 from yinggem.text.token_shards import TokenShards, check_ids, open_shards, open_training, read_validation
 from yinggem.text.tokenizer import Tokenizer
-from yinggem.training.datamodule import Batch, TextDataModule
+from yinggem.training.datamodule import SHARDS, TextDataModule
+from yinggem.training.loaders import Batch
 
 OF_A_PLACE = ("input_dir_path", "input_dir_url", "cache_dir_path")  # the shards may have moved since the checkpoint
 
@@ -96,7 +97,7 @@ class StreamingDataModule(TextDataModule):
         tokenizer: replaced by the one that travels with the shards.
         path: the folder, or the URL of one on object storage (s3://, gs://, azure://, r2://).
         cache_dir: where chunks of a URL are kept; the user's cache folder by default.
-        context_length, batch_size, eval_batch_size, seed, eval_context_length: as `TextDataModule`.
+        context_length, batch_size, eval_batch_size, seed, eval_context_length, mask_documents: as `TextDataModule`.
         num_workers: processes that read ahead; worth having for object storage.
 
     Raises:
@@ -114,10 +115,12 @@ class StreamingDataModule(TextDataModule):
         seed: int = 0,
         num_workers: int = 0,
         eval_context_length: int | None = None,
+        mask_documents: bool = False,
     ) -> None:
         super().__init__(
-            tokenizer, "streaming", path, context_length, batch_size, eval_batch_size,
+            tokenizer, SHARDS, path, context_length, batch_size, eval_batch_size,
             cache_dir=cache_dir, seed=seed, num_workers=num_workers, eval_context_length=eval_context_length,
+            mask_documents=mask_documents,
         )  # fmt: skip
         self.shards: TokenShards | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from yinggem.common.errors import UserError
 from yinggem.runs.overrides import unquoted, value_of
+from yinggem.text.reading import Reading
 from yinggem.text.text_look import TextLook, look_at
 
 DECIDES = ("model", "experiment", "init_from", "ckpt_path")  # typed, they say what the rows would choose
@@ -94,9 +95,15 @@ def choose(typed: Sequence[str]) -> Choice:
     if value_of("data", list(typed)) != "text" or not path or path == "null" or decides(typed):
         return Choice()
     try:
-        return choice_for(look_at(unquoted(path)), typed)
+        return choice_for(look_at(unquoted(path), reading_of(typed)), typed)
     except UserError:
         return Choice()
+
+
+def reading_of(typed: Sequence[str]) -> Reading:
+    """How the typed words say the text is read, as far as a glance at it needs to know."""
+    found = {name: value_of(f"data.{name}", list(typed)) for name in ("field", "encoding", "format")}
+    return Reading(**{name: unquoted(value) for name, value in found.items() if value and value != "null"})
 
 
 def decides(typed: Sequence[str]) -> bool:

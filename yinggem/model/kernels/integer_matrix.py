@@ -9,14 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yinggem.model.kernels.matmul import linear
+from yinggem.model.weights import GROUP, MAX_SCALE, MAX_ZERO, MIN_SCALE
 
 INT8_MAX, INT4_MAX = 127, 15  # the largest integers of 8 bits and of 4
-GROUP = 32  # columns of a row that share a scale in 4 bits
 ROWS = 256  # quantized at once: the temporary fits the cache
 PADDED = 32  # torch's kernel for 4 bits takes so many rows at a time
-MIN_SCALE = torch.finfo(torch.float32).tiny  # the least scale: rows of zeros have one too
-MAX_SCALE = torch.finfo(torch.float32).max / 128  # the largest: every weight is a finite number
-MAX_ZERO = MAX_SCALE * 16  # the largest zero, for the same reason
 
 
 @functools.cache

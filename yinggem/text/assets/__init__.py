@@ -17,7 +17,7 @@ STARTER = "starter.ckpt"
 SHA256 = {
     SHAKESPEARE: "952a44d889de240b525e2d19af11d52e77d2d82e7b84ebeb3912f4d0b31843d2",
     GPT2_RANKS: "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-    STARTER: "",
+    STARTER: "63b972257e3e38d2e16b372888410500d85d6a63205b2e13a7d732f3de41dbb9",
 }
 MAX_BYTES = 16 << 20  # both are far smaller; a swapped file must not unpack to gigabytes
 

@@ -1,0 +1,1007 @@
+/* One language model, from a token to the next: the file to read if you want to know what a Transformer computes.
+ *
+ * It is C11 and needs nothing else. Read it downwards; it is in the order in which a token travels:
+ *
+ *     embedding -> [ norm -> query, key, value -> rotation -> attention -> output
+ *                    norm -> up -> activation -> down ] for every layer -> norm -> head -> filters -> draw
+ *
+ * The loops that take the time are in kernels.h, once for every instruction set. Python calls the functions at the end
+ * (yinggem/engine/engine.py), and checks there what it hands over; ids and row numbers are checked here once more.
+ *
+ * Decoding one text is limited by reading the weights from memory, so they are kept as small as wanted (8 or 4 bits), in
+ * huge pages, and read once for all texts that are decoded side by side. A prompt is read in blocks, as if its tokens
+ * were such texts.
+ */
+
+#define _GNU_SOURCE
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    VERSION = 1,   /* of the functions at the end: the Python side refuses another */
+    PAD = 64,      /* every vector is zeros up to a multiple of so many numbers */
+    ROWS = 8,      /* and every matrix has a multiple of so many rows */
+    BLOCK = 64,    /* tokens that are computed at once */
+    SLOTS = 256,   /* positions that a text has room for at first */
+    CHUNK = 65536, /* bytes of weights in a piece of work */
+    MAX_THREADS = 64,
+};
+
+typedef enum { GEGLU, SWIGLU, RELU2 } Activation;
+typedef enum { FLOAT32, BFLOAT16, INT8, INT4 } Kind; /* how a matrix is kept */
+typedef enum { OK, NO_MEMORY, BAD_ARGUMENT, NOT_FINITE } Status;
+
+typedef struct { /* as ModelConfig */
+    int32_t vocab, hidden, layers, heads, kv_heads, inner, window; /* window 0: every earlier key */
+    int32_t activation, layer_norm, qk_norm;
+    float eps;
+} Shape;
+
+typedef struct { /* (rows, columns), of which there are `tall` and `wide` with their padding */
+    Kind kind;
+    int rows, columns, tall, wide;
+    void *weights;           /* rows of `pitch` bytes */
+    size_t pitch;
+    float *scale;            /* INT8: of every row */
+    uint16_t *group_scale;   /* INT4: in every row the scales of its groups of 32, then their zeros, as bfloat16 */
+    size_t group_pitch;
+    float *bias;             /* zeros where there is none */
+} Matrix;
+
+typedef struct {
+    int centred; /* LayerNorm rather than RMSNorm */
+    float *weight, *bias;
+} Norm;
+
+typedef struct { /* what is multiplied by a matrix: up to BLOCK vectors as floats and, for integer matrices, rounded */
+    float *numbers;
+    int8_t *bytes;
+    float *scale, *group_sums;
+    int32_t *total;
+    size_t stride, group_stride;
+} Input;
+
+typedef struct { int64_t from, count; } Stretch; /* of slots */
+
+typedef struct {
+    const char *name;
+    void (*normalize)(const float *, const Norm *, int, int, float, float *);
+    void (*rotate)(float *, const float *, const float *, int);
+    void (*activate)(const float *, Activation, int, float *);
+    void (*quantize)(const float *, int, int, int8_t *, float *, float *, int32_t *);
+    void (*products[4])(const Matrix *, const Input *, int, int, int, float *, size_t);
+    void (*attend)(const float *, int, const float *, const float *, size_t, const Stretch *, float, float *, size_t, float *);
+    float (*exponentials)(float *, int64_t, float, float);
+    float (*highest)(const float *, int64_t);
+} Kernels;
+
+#include "kernels_plain.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include "kernels_avx2.h"
+#include "kernels_avx512.h"
+#define VNNI
+#include "kernels_avx512.h"
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include "kernels_neon.h"
+#endif
+
+/* The kernels of this name, if this processor has what they need; of no name, the best it can run. NULL: there are none. */
+static const Kernels *find_kernels(const char *name) {
+    const Kernels *known[5] = {&kernels_plain};
+    int count = 1;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) known[count++] = &kernels_avx2;
+    if (count == 2 && wide) known[count++] = &kernels_avx512;
+    if (count == 3 && __builtin_cpu_supports("avx512vnni")) known[count++] = &kernels_avx512vnni;
+#elif defined(__aarch64__)
+    known[count++] = &kernels_neon;
+#endif
+    for (int i = count - 1; i >= 0; i--)
+        if (!name || !*name || !strcmp(known[i]->name, name)) return known[i];
+    return NULL;
+}
+
+/* ---- What an engine is ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    Norm attention_norm, query_norm, key_norm, mlp_norm;
+    Matrix qkv, output, up, down;
+} Layer;
+
+typedef struct { /* a text */
+    int64_t length;  /* positions computed */
+    int64_t slots;   /* positions there is room for; the key of position p is in slot p % slots */
+    int32_t pending; /* the last token drawn, which is not computed yet; -1: none */
+    float *cache;    /* keys, then values: (layers, kv_heads, slots + ROWS, pitch) */
+    float *logits;   /* of the token after the last */
+} Row;
+
+typedef struct { int32_t row, id; int64_t position; } Token;
+
+typedef struct Engine Engine;
+typedef void Job(Engine *, int chunk, int thread);
+
+struct Engine {
+    Shape shape;
+    const Kernels *kernels;
+    Matrix embedding, head;
+    Norm norm;
+    Layer *layers;
+    Row *rows;
+    int row_count, tied;
+    int head_size, pitch; /* of a head, and with its padding */
+    float *frequencies;   /* (head_size / 2) */
+
+    /* One step: `count` tokens, and what is known of each */
+    Token *tokens;
+    int count;
+    float *x;       /* the residual stream */
+    float *queries, *attended; /* of all heads, each padded to `pitch` */
+    float *wide;    /* what a matrix makes */
+    float *cosine, *sine, *logits;
+    size_t x_stride, head_stride, wide_stride, logit_stride;
+    Input input;
+    float *scores[MAX_THREADS];
+    size_t score_room;
+    const Layer *layer; /* the one being computed, */
+    int number;         /* and its number */
+
+    /* The product being computed */
+    const Matrix *matrix;
+    float *product;
+    size_t product_stride;
+    int product_count, chunk_rows;
+
+    /* Choosing a token: (vocab) each */
+    int32_t *kept, *seen, *order;
+    uint8_t *marked;
+    float *chosen, *probabilities, *distances;
+
+    /* Threads */
+    int threads, started;
+    pthread_t workers[MAX_THREADS];
+    pthread_mutex_t mutex;
+    pthread_cond_t work, finished;
+    Job *job;
+    int chunks;
+    _Atomic uint64_t tickets; /* in the upper half the number of the job, in the lower the chunks nobody has taken */
+    atomic_int done, sleepers, waiting, quit;
+    atomic_int next_thread;
+};
+
+/* ---- Memory ----------------------------------------------------------------------------------------------------- */
+
+/* Zeros. Large ones ask for huge pages: to look up the addresses of 4 KiB pages takes noticeable time. */
+static void *zeros(size_t size) {
+    const size_t huge = (size_t)1 << 21;
+    size_t align = size >= huge ? huge : 64;
+    size = (size + align - 1) / align * align;
+    void *memory = NULL;
+    if (posix_memalign(&memory, align, size ? size : align)) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (size >= huge) madvise(memory, size, MADV_HUGEPAGE);
+#endif
+    memset(memory, 0, size ? size : align);
+    return memory;
+}
+
+static int padded(int size, int to) { return (size + to - 1) / to * to; }
+
+/* ---- Threads ---------------------------------------------------------------------------------------------------- */
+
+static inline void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Do one chunk of the job, if there is one that nobody has taken. A thread that is off its processor holds up the chunk
+ * it has, and nothing else. */
+static int do_chunk(Engine *e, int thread) {
+    uint64_t tickets = atomic_load(&e->tickets);
+    do {
+        if (!(uint32_t)tickets) return 0;
+    } while (!atomic_compare_exchange_weak(&e->tickets, &tickets, tickets - 1));
+    /* The job cannot end, nor another begin, before this chunk is counted as done: job and chunks stay as they are. */
+    int chunks = e->chunks;
+    e->job(e, chunks - (int)(uint32_t)tickets, thread);
+    if (atomic_fetch_add(&e->done, 1) + 1 == chunks && atomic_load(&e->waiting)) {
+        pthread_mutex_lock(&e->mutex);
+        pthread_cond_signal(&e->finished);
+        pthread_mutex_unlock(&e->mutex);
+    }
+    return 1;
+}
+
+enum { SPINS = 2000 }; /* about 50 microseconds: most waits within a token are shorter */
+
+static void *work(void *argument) {
+    Engine *e = argument;
+    int thread = atomic_fetch_add(&e->next_thread, 1);
+    while (!atomic_load(&e->quit)) {
+        if (do_chunk(e, thread)) continue;
+        int spins = 0;
+        while (spins++ < SPINS && !(uint32_t)atomic_load(&e->tickets)) relax();
+        if (spins <= SPINS) continue;
+        pthread_mutex_lock(&e->mutex);
+        atomic_fetch_add(&e->sleepers, 1);
+        while (!(uint32_t)atomic_load(&e->tickets) && !atomic_load(&e->quit)) pthread_cond_wait(&e->work, &e->mutex);
+        atomic_fetch_sub(&e->sleepers, 1);
+        pthread_mutex_unlock(&e->mutex);
+    }
+    return NULL;
+}
+
+/* Call job(e, chunk, thread) for every chunk, on all threads; returns when all are done. */
+static void share(Engine *e, Job *job, int chunks) {
+    if (e->threads == 1 || chunks == 1) {
+        for (int chunk = 0; chunk < chunks; chunk++) job(e, chunk, 0);
+        return;
+    }
+    e->job = job;
+    e->chunks = chunks;
+    atomic_store(&e->done, 0);
+    uint64_t number = (atomic_load(&e->tickets) >> 32) + 1; /* so that a late exchange finds other tickets */
+    atomic_store(&e->tickets, number << 32 | (uint32_t)chunks);
+    if (atomic_load(&e->sleepers)) {
+        pthread_mutex_lock(&e->mutex);
+        pthread_cond_broadcast(&e->work);
+        pthread_mutex_unlock(&e->mutex);
+    }
+    while (do_chunk(e, 0)) {}
+    for (int spins = 0; atomic_load(&e->done) < chunks && spins < SPINS; spins++) relax();
+    if (atomic_load(&e->done) == chunks) return;
+    pthread_mutex_lock(&e->mutex); /* whoever has the last chunk may need this processor */
+    atomic_store(&e->waiting, 1);
+    while (atomic_load(&e->done) < chunks) pthread_cond_wait(&e->finished, &e->mutex);
+    atomic_store(&e->waiting, 0);
+    pthread_mutex_unlock(&e->mutex);
+}
+
+/* ---- Weights ---------------------------------------------------------------------------------------------------- */
+
+static uint16_t to_half(float x) { /* the nearest bfloat16, of two the even one */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Round a row of floats as yinggem/model/kernels/integer_matrix.py does. */
+static void round_row(Matrix *m, int row, const float *from) {
+    void *to = (char *)m->weights + (size_t)row * m->pitch;
+    int columns = m->columns;
+    if (m->kind == FLOAT32) memcpy(to, from, (size_t)columns * sizeof(float));
+    if (m->kind == BFLOAT16)
+        for (int k = 0; k < columns; k++) ((uint16_t *)to)[k] = to_half(from[k]);
+    if (m->kind == INT8) {
+        float largest = 0;
+        for (int k = 0; k < columns; k++) largest = fabsf(from[k]) > largest ? fabsf(from[k]) : largest;
+        float scale = largest / 127 < FLT_MIN ? FLT_MIN : largest / 127;
+        for (int k = 0; k < columns; k++) ((int8_t *)to)[k] = (int8_t)rintf(from[k] / scale);
+        m->scale[row] = scale;
+    }
+    if (m->kind == INT4)
+        for (int group = 0; group < columns / 32; group++, from += 32) {
+            float low = from[0], high = from[0], most = FLT_MAX / 128;
+            for (int k = 0; k < 32; k++) low = from[k] < low ? from[k] : low, high = from[k] > high ? from[k] : high;
+            float scale = fminf(fmaxf(high / 15 - low / 15, FLT_MIN), most);
+            uint16_t *kept = m->group_scale + (size_t)row * m->group_pitch + group, *zero = kept + m->group_pitch / 2;
+            scale = half_to_float(*kept = to_half(scale));
+            float middle = half_to_float(*zero = to_half(fminf(fmaxf(low + 8 * scale, -most * 16), most * 16)));
+            for (int k = 0; k < 32; k++) {
+                float integer = fminf(fmaxf(rintf((from[k] - middle) / scale) + 8, 0), 15);
+                ((uint8_t *)to)[group * 16 + k / 2] |= (uint8_t)((int)integer << k % 2 * 4);
+            }
+        }
+}
+
+/* Room for a matrix of zeros. */
+static Status make_matrix(Matrix *m, Kind kind, int rows, int columns) {
+    static const size_t bits[] = {32, 16, 8, 4};
+    m->kind = kind, m->rows = rows, m->columns = columns;
+    m->tall = padded(rows, ROWS), m->wide = padded(columns, PAD);
+    m->pitch = (size_t)m->wide * bits[kind] / 8;
+    m->group_pitch = 2 * (size_t)padded(m->wide / 32, 8);
+    m->weights = zeros((size_t)m->tall * m->pitch);
+    m->bias = zeros((size_t)m->tall * sizeof(float));
+    if (kind == INT8) m->scale = zeros((size_t)m->tall * sizeof(float));
+    if (kind == INT4) m->group_scale = zeros((size_t)m->tall * m->group_pitch * sizeof(uint16_t));
+    int all = m->weights && m->bias && (kind != INT8 || m->scale) && (kind != INT4 || m->group_scale);
+    return all ? OK : NO_MEMORY;
+}
+
+static void free_matrix(Matrix *m) {
+    free(m->weights), free(m->bias), free(m->scale), free(m->group_scale);
+    memset(m, 0, sizeof *m);
+}
+
+/* ---- 1. The embedding: a row of its matrix ---------------------------------------------------------------------- */
+
+static void look_up(const Matrix *m, int row, float *out) {
+    const void *from = (const char *)m->weights + (size_t)row * m->pitch;
+    for (int k = 0; k < m->columns; k++) {
+        if (m->kind == FLOAT32) out[k] = ((const float *)from)[k];
+        if (m->kind == BFLOAT16) out[k] = half_to_float(((const uint16_t *)from)[k]);
+        if (m->kind == INT8) out[k] = (float)((const int8_t *)from)[k] * m->scale[row];
+        if (m->kind == INT4) {
+            const uint16_t *scale = m->group_scale + (size_t)row * m->group_pitch + k / 32, *zero = scale + m->group_pitch / 2;
+            int nibble = ((const uint8_t *)from)[k / 2] >> k % 2 * 4 & 15;
+            out[k] = half_to_float(*zero) + (float)(nibble - 8) * half_to_float(*scale);
+        }
+    }
+}
+
+/* ---- 2. Products: a matrix times the vectors of all tokens ------------------------------------------------------- */
+
+/* Round the vector of one token, if the matrix that it is for is one of integers. */
+static void prepare(Engine *e, const Matrix *m, int token) {
+    Input *in = &e->input;
+    if (m->kind < INT8) return;
+    e->kernels->quantize(in->numbers + (size_t)token * in->stride, m->wide, m->kind == INT4,
+                         in->bytes + (size_t)token * in->stride, in->scale + token,
+                         in->group_sums + (size_t)token * in->group_stride, in->total + token);
+}
+
+static void multiply_chunk(Engine *e, int chunk, int thread) {
+    (void)thread;
+    const Matrix *m = e->matrix;
+    int from = chunk * e->chunk_rows, to = from + e->chunk_rows < m->tall ? from + e->chunk_rows : m->tall;
+    e->kernels->products[m->kind](m, &e->input, e->product_count, from, to, e->product, e->product_stride);
+}
+
+/* out (count, stride) = e->input (count, columns) times the rows of the matrix; the bias is left to whoever reads it. */
+static void multiply(Engine *e, const Matrix *m, int count, float *out, size_t stride) {
+    size_t rows = CHUNK / m->pitch, most = (size_t)m->tall / (size_t)(4 * e->threads);
+    rows = rows < most ? rows : most;
+    e->matrix = m, e->product = out, e->product_stride = stride, e->product_count = count;
+    e->chunk_rows = e->threads == 1 ? m->tall : padded(rows ? (int)rows : 1, ROWS);
+    share(e, multiply_chunk, (m->tall + e->chunk_rows - 1) / e->chunk_rows);
+}
+
+/* ---- 3. A layer -------------------------------------------------------------------------------------------------- */
+
+/* The norm of a token of the step, as the input `to` of a product. */
+static void normalize(Engine *e, const Norm *norm, int token, int to) {
+    e->kernels->normalize(e->x + (size_t)token * e->x_stride, norm, e->shape.hidden, (int)e->x_stride, e->shape.eps,
+                          e->input.numbers + (size_t)to * e->input.stride);
+}
+
+static void before_attention(Engine *e, int token, int thread) {
+    (void)thread;
+    normalize(e, &e->layer->attention_norm, token, token);
+    prepare(e, &e->layer->qkv, token);
+}
+
+static float *cache_of(const Engine *e, const Row *row, int layer, int head, int values) {
+    size_t one = (size_t)(row->slots + ROWS) * (size_t)e->pitch;
+    size_t heads = (size_t)e->shape.kv_heads, layers = (size_t)e->shape.layers;
+    return row->cache + (((values ? layers : 0) + (size_t)layer) * heads + (size_t)head) * one;
+}
+
+/* Query and key are normalised, if so configured, and turned by the angle of their position; key and value are kept. */
+static void turn_and_keep(Engine *e, int number, int thread) {
+    (void)thread;
+    const Shape *s = &e->shape;
+    const Token *token = e->tokens + number;
+    const Row *row = e->rows + token->row;
+    int size = e->head_size;
+    size_t slot = (size_t)(token->position % row->slots) * (size_t)e->pitch, angle = (size_t)(number * size / 2);
+    float *from = e->wide + (size_t)number * e->wide_stride;
+    for (int i = 0; i < e->layer->qkv.rows; i++) from[i] += e->layer->qkv.bias[i];
+    for (int head = 0; head < s->heads + 2 * s->kv_heads; head++, from += size) {
+        int key = head - s->heads, value = key - s->kv_heads;
+        float *to = e->queries + (size_t)number * e->head_stride + (size_t)head * (size_t)e->pitch;
+        if (key >= 0) to = cache_of(e, row, e->number, value >= 0 ? value : key, value >= 0) + slot;
+        memcpy(to, from, (size_t)size * sizeof(float));
+        if (value >= 0) continue;
+        if (s->qk_norm)
+            e->kernels->normalize(to, key >= 0 ? &e->layer->key_norm : &e->layer->query_norm, size, e->pitch, s->eps, to);
+        e->kernels->rotate(to, e->cosine + angle, e->sine + angle, size);
+    }
+}
+
+/* The query heads that share a key head look at the last `window` keys, which stand in one or two stretches of the ring. */
+static void attend(Engine *e, int chunk, int thread) {
+    const Shape *s = &e->shape;
+    int number = chunk / s->kv_heads, head = chunk % s->kv_heads, group = s->heads / s->kv_heads;
+    const Token *token = e->tokens + number;
+    const Row *row = e->rows + token->row;
+    int64_t first = s->window && token->position >= s->window ? token->position - s->window + 1 : 0;
+    int64_t count = token->position - first + 1, from = first % row->slots;
+    int64_t whole = count < row->slots - from ? count : row->slots - from;
+    Stretch stretches[2] = {{from, whole}, {0, count - whole}};
+    size_t place = (size_t)number * e->head_stride + (size_t)(head * group) * (size_t)e->pitch;
+    e->kernels->attend(e->queries + place, group, cache_of(e, row, e->number, head, 0), cache_of(e, row, e->number, head, 1),
+                       (size_t)e->pitch, stretches, 1 / sqrtf((float)e->head_size), e->scores[thread], e->score_room,
+                       e->attended + place);
+}
+
+static void after_attention(Engine *e, int token, int thread) {
+    (void)thread;
+    const Matrix *m = &e->layer->output;
+    float *to = e->input.numbers + (size_t)token * e->input.stride;
+    const float *from = e->attended + (size_t)token * e->head_stride;
+    for (int head = 0; head < e->shape.heads; head++, from += e->pitch)
+        memcpy(to + head * e->head_size, from, (size_t)e->head_size * sizeof(float));
+    memset(to + m->columns, 0, (size_t)(m->wide - m->columns) * sizeof(float));
+    prepare(e, m, token);
+}
+
+/* x += what a branch computed, and its bias: the residual stream. */
+static void add_branch(Engine *e, const Matrix *m, int token) {
+    float *x = e->x + (size_t)token * e->x_stride;
+    const float *branch = e->wide + (size_t)token * e->wide_stride;
+    for (int i = 0; i < m->rows; i++) x[i] += branch[i] + m->bias[i];
+}
+
+static void before_feed_forward(Engine *e, int token, int thread) {
+    (void)thread;
+    add_branch(e, &e->layer->output, token);
+    normalize(e, &e->layer->mlp_norm, token, token);
+    prepare(e, &e->layer->up, token);
+}
+
+static void activate(Engine *e, int token, int thread) {
+    (void)thread;
+    const Matrix *up = &e->layer->up, *down = &e->layer->down;
+    float *from = e->wide + (size_t)token * e->wide_stride, *to = e->input.numbers + (size_t)token * e->input.stride;
+    for (int i = 0; i < up->rows; i++) from[i] += up->bias[i];
+    e->kernels->activate(from, (Activation)e->shape.activation, e->shape.inner, to);
+    memset(to + down->columns, 0, (size_t)(down->wide - down->columns) * sizeof(float));
+    prepare(e, down, token);
+}
+
+static void after_feed_forward(Engine *e, int token, int thread) {
+    (void)thread;
+    add_branch(e, &e->layer->down, token);
+}
+
+static void compute_layer(Engine *e, int number) {
+    const Layer *layer = e->layer = e->layers + number;
+    int n = e->count;
+    e->number = number;
+    share(e, before_attention, n);
+    multiply(e, &layer->qkv, n, e->wide, e->wide_stride);
+    share(e, turn_and_keep, n);
+    share(e, attend, n * e->shape.kv_heads);
+    share(e, after_attention, n);
+    multiply(e, &layer->output, n, e->wide, e->wide_stride);
+    share(e, before_feed_forward, n);
+    multiply(e, &layer->up, n, e->wide, e->wide_stride);
+    share(e, activate, n);
+    multiply(e, &layer->down, n, e->wide, e->wide_stride);
+    share(e, after_feed_forward, n);
+}
+
+/* ---- 4. All layers, for the tokens in e->tokens ------------------------------------------------------------------ */
+
+/* Make room for `tokens` more positions of a text. A ring that is full doubles, until it holds the window and a block:
+ * from there on the newest position takes the slot of the oldest. */
+static Status reserve(Engine *e, Row *row, int tokens) {
+    int64_t needed = row->length + tokens, most = e->shape.window ? (int64_t)e->shape.window + BLOCK : INT64_MAX;
+    int64_t slots = row->slots ? row->slots : SLOTS;
+    while (slots < needed && slots < most) slots *= 2;
+    slots = slots < most ? slots : most;
+    size_t room = (size_t)slots + 2 * PAD, heads = (size_t)(2 * e->shape.layers * e->shape.kv_heads);
+    if (room > e->score_room) {
+        for (int i = 0; i < e->threads; i++) {
+            free(e->scores[i]);
+            e->scores[i] = zeros(room * (size_t)(e->shape.heads / e->shape.kv_heads) * sizeof(float));
+            if (!e->scores[i]) return e->score_room = 0, NO_MEMORY;
+        }
+        e->score_room = room;
+    }
+    if (slots == row->slots) return OK;
+    size_t before = (size_t)(row->slots + ROWS) * (size_t)e->pitch, after = (size_t)(slots + ROWS) * (size_t)e->pitch;
+    float *cache = zeros(heads * after * sizeof(float));
+    if (!cache) return NO_MEMORY;
+    for (size_t i = 0; i < heads && row->cache; i++) /* nothing has wrapped round yet: keys keep their slots */
+        memcpy(cache + i * after, row->cache + i * before, (size_t)row->slots * (size_t)e->pitch * sizeof(float));
+    free(row->cache);
+    row->cache = cache, row->slots = slots;
+    return OK;
+}
+
+static void begin(Engine *e, int number, int thread) {
+    (void)thread;
+    const Token *token = e->tokens + number;
+    look_up(&e->embedding, token->id, e->x + (size_t)number * e->x_stride);
+    int half = e->head_size / 2;
+    for (int i = 0; i < half; i++) {
+        float angle = (float)token->position * e->frequencies[i];
+        e->cosine[number * half + i] = cosf(angle), e->sine[number * half + i] = sinf(angle);
+    }
+}
+
+/* Compute e->tokens; their rows have room. */
+static void compute(Engine *e, int count) {
+    e->count = count;
+    share(e, begin, count);
+    for (int layer = 0; layer < e->shape.layers; layer++) compute_layer(e, layer);
+    for (int i = 0; i < count; i++) e->rows[e->tokens[i].row].length++;
+}
+
+/* ---- 5. The head: e->logits of tokens from .. from + n - 1 of the step -------------------------------------------- */
+
+static void compute_logits(Engine *e, int from, int n) {
+    const Matrix *head = e->tied ? &e->embedding : &e->head;
+    for (int i = 0; i < n; i++) {
+        normalize(e, &e->norm, from + i, i);
+        prepare(e, head, i);
+    }
+    multiply(e, head, n, e->logits, e->logit_stride);
+    for (int i = 0; i < n; i++)
+        for (int id = 0; id < head->rows; id++) e->logits[(size_t)i * e->logit_stride + (size_t)id] += e->head.bias[id];
+}
+
+/* Continue a text by n <= BLOCK ids. */
+static Status read_block(Engine *e, int row, const int32_t *ids, int n) {
+    Status status = reserve(e, e->rows + row, n);
+    if (status) return status;
+    for (int i = 0; i < n; i++) e->tokens[i] = (Token){row, ids[i], e->rows[row].length + i};
+    compute(e, n);
+    return OK;
+}
+
+/* ---- 6. Filters: which ids may be drawn ---------------------------------------------------------------------------
+ * e->kept holds ids in ascending order and e->chosen their logits; a filter makes the lists shorter. */
+
+typedef struct { /* as Sampling, with the values that switch a filter off in place of None */
+    float temperature, top_p, min_p, typical_p, repetition_penalty;
+    int32_t top_k, ngram;
+    int64_t repetition_window; /* -1: all */
+} Sampling;
+
+static int before(int32_t a, int32_t b, const float *key) { return key[a] > key[b] || (key[a] >= key[b] && a < b); }
+
+/* Move order[at] down until what is below comes after it: `order` is a heap, with the largest key first. */
+static void sift(int32_t *order, int n, int at, const float *key) {
+    int32_t moving = order[at];
+    for (int child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && before(order[child + 1], order[child], key)) child++;
+        if (!before(order[child], moving, key)) break;
+        order[at] = order[child];
+    }
+    order[at] = moving;
+}
+
+static void heapify(int32_t *order, int n, const float *key) {
+    for (int at = n / 2 - 1; at >= 0; at--) sift(order, n, at, key);
+}
+
+/* Take the first off the heap. */
+static int32_t take(int32_t *order, int *n, const float *key) {
+    int32_t first = order[0];
+    order[0] = order[--*n];
+    if (*n) sift(order, *n, 0, key);
+    return first;
+}
+
+/* e->probabilities of the n kept ids. */
+static void soften(Engine *e, int n) {
+    float *p = e->probabilities;
+    memcpy(p, e->chosen, (size_t)n * sizeof(float));
+    float sum = e->kernels->exponentials(p, n, e->kernels->highest(p, n), 1);
+    for (int i = 0; i < n; i++) p[i] /= sum;
+}
+
+/* Keep what is marked. */
+static int keep(Engine *e, int n) {
+    int left = 0;
+    for (int i = 0; i < n; i++)
+        if (e->marked[i]) e->kept[left] = e->kept[i], e->chosen[left++] = e->chosen[i];
+    return left;
+}
+
+/* The k likeliest ids, and those as likely as the k-th. */
+static int keep_top_k(Engine *e, int n, int k) {
+    if (k >= n) return n;
+    float *key = e->probabilities; /* negative: the heap of the k largest so far has the least of them first */
+    int32_t *order = e->order;
+    for (int i = 0; i < n; i++) key[i] = -e->chosen[i];
+    for (int i = 0; i < k; i++) order[i] = i;
+    heapify(order, k, key);
+    for (int i = k; i < n; i++)
+        if (key[i] < key[order[0]]) order[0] = i, sift(order, k, 0, key);
+    float least = e->chosen[order[0]];
+    for (int i = 0; i < n; i++) e->marked[i] = e->chosen[i] >= least;
+    return keep(e, n);
+}
+
+/* The smallest set of likeliest ids whose probability reaches p: those with less than p before them. */
+static int keep_top_p(Engine *e, int n, float p) {
+    soften(e, n);
+    int size = 0;
+    float *key = e->probabilities, highest = e->kernels->highest(key, n);
+    double sum = 0;
+    for (float least = highest / 8; sum < (double)p + 1e-5 && size < n; least = least < FLT_MIN ? 0 : least / 8) {
+        size = 0, sum = 0; /* few are worth sorting: those of some size, if there is enough in them */
+        for (int i = 0; i < n; i++) {
+            e->order[size] = i;
+            size += key[i] >= least;
+        }
+        for (int i = 0; i < size; i++) sum += (double)key[e->order[i]];
+    }
+    memset(e->marked, 0, (size_t)n);
+    heapify(e->order, size, key);
+    for (sum = 0; size;) {
+        int32_t next = take(e->order, &size, key);
+        sum += (double)key[next];
+        if ((float)sum - key[next] >= p) break;
+        e->marked[next] = 1;
+    }
+    return keep(e, n);
+}
+
+static int keep_min_p(Engine *e, int n, float p) {
+    soften(e, n);
+    float least = p * e->kernels->highest(e->probabilities, n);
+    for (int i = 0; i < n; i++) e->marked[i] = e->probabilities[i] >= least;
+    return keep(e, n);
+}
+
+/* Ids whose surprise is nearest the entropy, up to mass p (Meister et al. 2022). */
+static int keep_typical(Engine *e, int n, float p) {
+    soften(e, n);
+    float highest = e->kernels->highest(e->chosen, n), farthest = 0;
+    double sum = 0, entropy = 0, mass = 0;
+    for (int i = 0; i < n; i++) sum += exp((double)(e->chosen[i] - highest));
+    float total = highest + (float)log(sum);
+    for (int i = 0; i < n; i++) entropy -= (double)((e->chosen[i] - total) * e->probabilities[i]);
+    float *key = e->distances; /* negative: the heap has the nearest first */
+    for (int i = 0; i < n; i++) key[i] = -fabsf(total - e->chosen[i] - (float)entropy), e->order[i] = i;
+    int size = n;
+    heapify(e->order, size, key);
+    while (size && (float)mass < p) {
+        int32_t next = take(e->order, &size, key);
+        mass += (double)e->probabilities[next];
+        farthest = key[next];
+    }
+    for (int i = 0; i < n; i++) e->marked[i] = key[i] >= farthest;
+    return keep(e, n);
+}
+
+/* Divide the logits of ids seen before by the penalty where they are positive, and multiply them where negative. */
+static void penalize(Engine *e, float penalty) {
+    float *x = e->chosen;
+    for (int id = 0; id < e->shape.vocab; id++)
+        x[id] = e->seen[id] ? x[id] < 0 ? x[id] * penalty : x[id] / penalty : x[id];
+}
+
+/* Leave out the ids that would complete an n-gram that the text has already; all of them stay if none would be left. */
+static int ban(Engine *e, const int32_t *text, int64_t length, int ngram) {
+    int n = e->shape.vocab, left = n;
+    const int32_t *tail = text + length - (ngram - 1);
+    memset(e->marked, 1, (size_t)n);
+    for (int64_t i = 0; i + ngram <= length; i++)
+        if (!memcmp(text + i, tail, (size_t)(ngram - 1) * sizeof *text)) {
+            left -= e->marked[text[i + ngram - 1]];
+            e->marked[text[i + ngram - 1]] = 0;
+        }
+    return left ? keep(e, n) : n;
+}
+
+/* ---- 7. The draw --------------------------------------------------------------------------------------------------- */
+
+/* A uniform number in [0, 1) that follows from seed and position alone (Salmon et al. 2011: Philox4x32-10). */
+static double uniform(uint64_t seed, uint64_t position) {
+    uint32_t x[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];
+        uint32_t next[4] = {(uint32_t)(b >> 32) ^ x[1] ^ key[0], (uint32_t)b, (uint32_t)(a >> 32) ^ x[3] ^ key[1], (uint32_t)a};
+        memcpy(x, next, sizeof x);
+        key[0] += 0x9E3779B9u, key[1] += 0xBB67AE85u;
+    }
+    return ((double)(x[0] >> 5) * 67108864.0 + (double)(x[1] >> 6)) / 9007199254740992.0;
+}
+
+/* The next id after `text`: the first kept one up to which the probabilities sum to more than the uniform number. */
+static int32_t choose(Engine *e, const Sampling *s, const int32_t *text, int64_t length, double number) {
+    int n = e->shape.vocab;
+    if (s->repetition_penalty != 1 && s->repetition_window) penalize(e, s->repetition_penalty);
+    for (int id = 0; id < n; id++) e->kept[id] = id;
+    if (s->ngram && length >= s->ngram - 1) n = ban(e, text, length, s->ngram);
+    float highest = e->kernels->highest(e->chosen, n);
+    if (s->temperature < 1e-5f) {
+        for (int i = 0; i < n; i++)
+            if (e->chosen[i] >= highest) return e->kept[i];
+    }
+    for (int i = 0; i < n; i++) e->chosen[i] = (e->chosen[i] - highest) / s->temperature;
+    if (s->top_k) n = keep_top_k(e, n, s->top_k);
+    if (s->top_p < 1) n = keep_top_p(e, n, s->top_p);
+    if (s->min_p > 0) n = keep_min_p(e, n, s->min_p);
+    if (s->typical_p < 1) n = keep_typical(e, n, s->typical_p);
+    soften(e, n);
+    double total = 0, sum = 0;
+    int last = 0;
+    for (int i = 0; i < n; i++) total += (double)e->probabilities[i];
+    for (int i = 0; i < n; i++) {
+        sum += (double)e->probabilities[i];
+        if (sum > number * total) return e->kept[i];
+        if (e->probabilities[i] > 0) last = i;
+    }
+    return e->kept[last];
+}
+
+/* Whether a token can be drawn from these logits. */
+static int usable(const Engine *e, const float *logits) {
+    int odd = 0;
+    for (int i = 0; i < e->shape.vocab; i++) odd |= logits[i] != logits[i];
+    return !odd && fabsf(e->kernels->highest(logits, e->shape.vocab)) <= FLT_MAX;
+}
+
+/* ---- What Python calls ------------------------------------------------------------------------------------------------
+ * Every function returns a Status. The Python side holds a lock, and looks after sizes and types. */
+
+int engine_version(void) { return VERSION; }
+
+/* The name of the kernels that would be chosen, or NULL. */
+const char *engine_kernels(const char *name) {
+    const Kernels *found = find_kernels(name);
+    return found ? found->name : NULL;
+}
+
+void engine_free(Engine *e) {
+    if (!e) return;
+    pthread_mutex_lock(&e->mutex);
+    atomic_store(&e->quit, 1);
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->mutex);
+    for (int i = 1; i < e->started; i++) pthread_join(e->workers[i], NULL);
+    pthread_mutex_destroy(&e->mutex), pthread_cond_destroy(&e->work), pthread_cond_destroy(&e->finished);
+    for (int i = 0; e->layers && i < e->shape.layers; i++) {
+        Layer *layer = e->layers + i;
+        Matrix *matrices[] = {&layer->qkv, &layer->output, &layer->up, &layer->down};
+        Norm *norms[] = {&layer->attention_norm, &layer->query_norm, &layer->key_norm, &layer->mlp_norm};
+        for (int j = 0; j < 4; j++) free_matrix(matrices[j]), free(norms[j]->weight), free(norms[j]->bias);
+    }
+    for (int i = 0; e->rows && i < e->row_count; i++) free(e->rows[i].cache), free(e->rows[i].logits);
+    for (int i = 0; i < MAX_THREADS; i++) free(e->scores[i]);
+    void *rest[] = {e->norm.weight, e->norm.bias, e->layers, e->rows, e->frequencies, e->tokens, e->x, e->queries,
+                    e->attended, e->wide, e->cosine, e->sine, e->logits, e->input.numbers, e->input.bytes, e->input.scale,
+                    e->input.group_sums, e->input.total, e->kept, e->seen, e->order, e->marked, e->chosen,
+                    e->probabilities, e->distances};
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) free(rest[i]);
+    free_matrix(&e->embedding), free_matrix(&e->head);
+    free(e);
+}
+
+static float *floats(size_t n) { return zeros((n + PAD) * sizeof(float)); }
+
+/* Room for everything that does not depend on how weights are kept; false where there is none. */
+static int make_room(Engine *e) {
+    const Shape *s = &e->shape;
+    int qkv = (s->heads + 2 * s->kv_heads) * e->head_size, up = (s->activation == RELU2 ? 1 : 2) * s->inner;
+    int widest = qkv > up ? qkv : up, longest = s->hidden > s->inner ? s->hidden : s->inner;
+    size_t vocab = (size_t)padded(s->vocab, PAD);
+    e->wide_stride = (size_t)padded(widest > s->hidden ? widest : s->hidden, PAD);
+    e->x_stride = (size_t)padded(s->hidden, PAD), e->head_stride = (size_t)(s->heads * e->pitch), e->logit_stride = vocab;
+    Input *in = &e->input;
+    in->stride = (size_t)padded(longest, PAD), in->group_stride = (size_t)padded((int)in->stride / 32, 8);
+    int all = (e->layers = zeros((size_t)s->layers * sizeof(Layer))) && (e->tokens = zeros(BLOCK * sizeof(Token)));
+    all = all && (e->x = floats(BLOCK * e->x_stride)) && (e->wide = floats(BLOCK * e->wide_stride));
+    all = all && (e->queries = floats(BLOCK * e->head_stride)) && (e->attended = floats(BLOCK * e->head_stride));
+    all = all && (e->cosine = floats(BLOCK * (size_t)e->head_size)) && (e->sine = floats(BLOCK * (size_t)e->head_size));
+    all = all && (in->numbers = floats(BLOCK * in->stride)) && (in->bytes = zeros(BLOCK * in->stride));
+    all = all && (in->scale = floats(BLOCK)) && (in->total = zeros(BLOCK * sizeof(int32_t)));
+    all = all && (in->group_sums = floats(BLOCK * in->group_stride)) && (e->logits = floats(BLOCK * vocab));
+    all = all && (e->kept = zeros(vocab * 4)) && (e->seen = zeros(vocab * 4)) && (e->order = zeros(vocab * 4));
+    all = all && (e->chosen = floats(vocab)) && (e->probabilities = floats(vocab)) && (e->distances = floats(vocab));
+    all = all && (e->marked = zeros(vocab)) && (e->frequencies = floats((size_t)e->head_size));
+    for (int i = 0; all && i < e->row_count; i++) all = (e->rows[i].logits = floats(vocab)) != NULL;
+    return all;
+}
+
+/* A new engine without weights, or NULL: there is no memory, or no such kernels. frequencies: (head size / 2). */
+Engine *engine_new(const Shape *shape, const float *frequencies, int rows, int threads, const char *kernels) {
+    Engine *e = zeros(sizeof *e);
+    if (!e) return NULL;
+    e->shape = *shape, e->kernels = find_kernels(kernels), e->row_count = rows;
+    e->head_size = shape->hidden / shape->heads, e->pitch = padded(e->head_size, 16);
+    e->threads = threads < MAX_THREADS ? threads : MAX_THREADS, e->started = 1;
+    pthread_mutex_init(&e->mutex, NULL), pthread_cond_init(&e->work, NULL), pthread_cond_init(&e->finished, NULL);
+    atomic_store(&e->next_thread, 1);
+    e->rows = zeros((size_t)rows * sizeof(Row));
+    if (!e->kernels || !e->rows || !make_room(e)) return engine_free(e), NULL;
+    memcpy(e->frequencies, frequencies, (size_t)(e->head_size / 2) * sizeof(float));
+    for (int i = 0; i < rows; i++) e->rows[i].pending = -1;
+    while (e->started < e->threads && !pthread_create(e->workers + e->started, NULL, work, e)) e->started++;
+    e->threads = e->started; /* fewer where the system has no more */
+    return e;
+}
+
+enum { EMBEDDING, HEAD, QKV, OUTPUT, UP, DOWN };                          /* which matrix, */
+enum { LAST_NORM, ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM };       /* which norm: as in engine.py */
+
+/* Copy a matrix, kept as `kind`, from floats (given FLOAT32) or from integers of that kind with their scales. Weights may
+ * be NULL for a tied head, which has a bias alone; the bias may be NULL. */
+int engine_matrix(Engine *e, int which, int layer, int kind, int given, const void *weights, const void *scale,
+                  const void *zero, const float *bias) {
+    const Shape *s = &e->shape;
+    int qkv = (s->heads + 2 * s->kv_heads) * e->head_size, up = (s->activation == RELU2 ? 1 : 2) * s->inner;
+    if (which < EMBEDDING || which > DOWN || layer < 0 || layer >= s->layers) return BAD_ARGUMENT;
+    if (kind < FLOAT32 || kind > INT4 || (given != FLOAT32 && given != kind)) return BAD_ARGUMENT;
+    Layer *l = e->layers + layer;
+    Matrix *m = (Matrix *[]){&e->embedding, &e->head, &l->qkv, &l->output, &l->up, &l->down}[which];
+    const int sizes[][2] = {{s->vocab, s->hidden}, {s->vocab, s->hidden}, {qkv, s->hidden}, {s->hidden, s->hidden},
+                            {up, s->hidden}, {s->hidden, s->inner}};
+    int rows = sizes[which][0], columns = sizes[which][1];
+    if (kind == INT4 && columns % 32) return BAD_ARGUMENT;
+    free_matrix(m);
+    if (which == HEAD && !weights) {
+        e->tied = 1;
+        m->bias = floats((size_t)padded(rows, ROWS));
+    } else if (make_matrix(m, (Kind)kind, rows, columns)) return NO_MEMORY;
+    if (!m->bias) return NO_MEMORY;
+    if (bias) memcpy(m->bias, bias, (size_t)rows * sizeof(float));
+    if (which == HEAD && !weights) return OK;
+    size_t bytes = kind == INT8 ? (size_t)columns : (size_t)columns / 2, groups = (size_t)columns / 32;
+    for (int row = 0; row < rows; row++) {
+        size_t r = (size_t)row;
+        if (given == FLOAT32) round_row(m, row, (const float *)weights + r * (size_t)columns);
+        else memcpy((char *)m->weights + r * m->pitch, (const char *)weights + r * bytes, bytes);
+        if (given == INT8) m->scale[row] = ((const float *)scale)[row];
+        if (given == INT4) {
+            uint16_t *to = m->group_scale + r * m->group_pitch;
+            memcpy(to, (const uint16_t *)scale + r * groups, groups * 2);
+            memcpy(to + m->group_pitch / 2, (const uint16_t *)zero + r * groups, groups * 2);
+        }
+    }
+    return OK;
+}
+
+int engine_norm(Engine *e, int which, int layer, const float *weight, const float *bias) {
+    if (which < LAST_NORM || which > KEY_NORM || layer < 0 || layer >= e->shape.layers) return BAD_ARGUMENT;
+    Layer *l = e->layers + layer;
+    Norm *norm = (Norm *[]){&e->norm, &l->attention_norm, &l->mlp_norm, &l->query_norm, &l->key_norm}[which];
+    size_t n = (size_t)(which >= QUERY_NORM ? e->head_size : e->shape.hidden);
+    free(norm->weight), free(norm->bias);
+    norm->centred = e->shape.layer_norm, norm->weight = floats(n), norm->bias = floats(n);
+    if (!norm->weight || !norm->bias) return NO_MEMORY;
+    memcpy(norm->weight, weight, n * sizeof(float));
+    if (bias) memcpy(norm->bias, bias, n * sizeof(float));
+    return OK;
+}
+
+static int bad_ids(const Engine *e, const int32_t *ids, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= e->shape.vocab) return 1;
+    return 0;
+}
+
+static int bad_row(const Engine *e, int row) { return row < 0 || row >= e->row_count; }
+
+static void publish(Engine *e, int row, int number) {
+    memcpy(e->rows[row].logits, e->logits + (size_t)number * e->logit_stride, (size_t)e->shape.vocab * sizeof(float));
+}
+
+int engine_reset(Engine *e, int row) {
+    if (bad_row(e, row)) return BAD_ARGUMENT;
+    e->rows[row].length = 0, e->rows[row].pending = -1;
+    return OK;
+}
+
+/* Compute the token that was drawn last, if it is still to be. */
+static Status catch_up(Engine *e, int row) {
+    int32_t pending = e->rows[row].pending;
+    if (pending < 0) return OK;
+    Status status = read_block(e, row, &pending, 1);
+    if (status) return status;
+    e->rows[row].pending = -1;
+    compute_logits(e, 0, 1);
+    publish(e, row, 0);
+    return OK;
+}
+
+/* Continue a text by n ids; the logits of what follows, if `last`. */
+int engine_read(Engine *e, int row, const int32_t *ids, int64_t n, int last, float *logits) {
+    if (bad_row(e, row) || n < 1 || bad_ids(e, ids, n)) return BAD_ARGUMENT;
+    Status status = catch_up(e, row);
+    for (int64_t from = 0; !status && from < n; from += BLOCK) {
+        int count = n - from < BLOCK ? (int)(n - from) : BLOCK;
+        status = read_block(e, row, ids + from, count);
+        if (status || !last || from + count < n) continue;
+        compute_logits(e, count - 1, 1);
+        publish(e, row, 0);
+        memcpy(logits, e->rows[row].logits, (size_t)e->shape.vocab * sizeof(float));
+    }
+    return (int)status;
+}
+
+/* One id for each of n different rows -> logits (n, vocab). */
+int engine_step(Engine *e, const int32_t *rows, const int32_t *ids, int n, float *logits) {
+    if (n < 1 || n > BLOCK || bad_ids(e, ids, n)) return BAD_ARGUMENT;
+    for (int i = 0; i < n; i++) {
+        if (bad_row(e, rows[i])) return BAD_ARGUMENT;
+        for (int j = 0; j < i; j++)
+            if (rows[i] == rows[j]) return BAD_ARGUMENT;
+    }
+    for (int i = 0; i < n; i++) {
+        Status status = catch_up(e, rows[i]);
+        if (!status) status = reserve(e, e->rows + rows[i], 1);
+        if (status) return (int)status;
+    }
+    for (int i = 0; i < n; i++) e->tokens[i] = (Token){rows[i], ids[i], e->rows[rows[i]].length};
+    compute(e, n);
+    compute_logits(e, 0, n);
+    size_t vocab = (size_t)e->shape.vocab;
+    for (int i = 0; i < n; i++) {
+        publish(e, rows[i], i);
+        memcpy(logits + (size_t)i * vocab, e->rows[rows[i]].logits, vocab * sizeof(float));
+    }
+    return OK;
+}
+
+/* Let the text of `target` be that of `source`. */
+int engine_copy(Engine *e, int source, int target) {
+    if (bad_row(e, source) || bad_row(e, target)) return BAD_ARGUMENT;
+    Row *from = e->rows + source, *to = e->rows + target;
+    if (from == to) return OK;
+    size_t heads = (size_t)(2 * e->shape.layers * e->shape.kv_heads);
+    size_t size = heads * (size_t)(from->slots + ROWS) * (size_t)e->pitch * sizeof(float);
+    if (to->slots != from->slots) {
+        float *cache = zeros(size);
+        if (!cache) return NO_MEMORY;
+        free(to->cache);
+        to->cache = cache, to->slots = from->slots;
+    }
+    if (from->cache) memcpy(to->cache, from->cache, size);
+    memcpy(to->logits, from->logits, (size_t)e->shape.vocab * sizeof(float));
+    to->length = from->length, to->pending = from->pending;
+    return OK;
+}
+
+/* Continue a text by n <= BLOCK ids -> nats (n) of the ids after each, which are given in `next`. */
+int engine_score(Engine *e, int row, const int32_t *ids, const int32_t *next, int n, double *nats) {
+    if (bad_row(e, row) || n < 1 || n > BLOCK || bad_ids(e, ids, n) || bad_ids(e, next, n)) return BAD_ARGUMENT;
+    Status status = catch_up(e, row);
+    if (!status) status = read_block(e, row, ids, n);
+    if (status) return (int)status;
+    compute_logits(e, 0, n);
+    for (int i = 0; i < n; i++) {
+        float *logits = e->logits + (size_t)i * e->logit_stride, highest = e->kernels->highest(logits, e->shape.vocab);
+        double own = (double)logits[next[i]], sum = 0;
+        for (int id = 0; id < e->shape.vocab; id++) logits[id] = logits[id] - highest;
+        e->kernels->exponentials(logits, e->shape.vocab, 0, 1);
+        for (int id = 0; id < e->shape.vocab; id++) sum += (double)logits[id];
+        nats[i] = (double)highest + log(sum) - own;
+    }
+    return OK;
+}
+
+/* Draw up to `count` tokens after those of `row`. `text` holds `length` ids that count as seen and has room for `count`
+ * more, which are written behind them; `drawn` is how many there are in the end. */
+int engine_generate(Engine *e, int row, const Sampling *s, uint64_t seed, int32_t *text, int64_t length, int64_t start,
+                    int count, int *drawn) {
+    *drawn = 0;
+    if (bad_row(e, row) || count < 1 || length < 0 || s->ngram < 0 || bad_ids(e, text, length)) return BAD_ARGUMENT;
+    if (!e->rows[row].length) return BAD_ARGUMENT; /* there are no logits */
+    int64_t window = s->repetition_window < 0 ? INT64_MAX : s->repetition_window;
+    memset(e->seen, 0, (size_t)e->shape.vocab * sizeof *e->seen);
+    for (int64_t i = length > window ? length - window : 0; i < length; i++) e->seen[text[i]]++;
+    for (; *drawn < count; length++) {
+        Status status = catch_up(e, row);
+        if (status) return (int)status;
+        if (!usable(e, e->rows[row].logits)) return NOT_FINITE;
+        memcpy(e->chosen, e->rows[row].logits, (size_t)e->shape.vocab * sizeof(float));
+        int32_t id = choose(e, s, text, length, uniform(seed, (uint64_t)(start + *drawn)));
+        e->rows[row].pending = text[length] = id;
+        ++*drawn, e->seen[id]++;
+        if (length + 1 > window) e->seen[text[length - window]]--;
+    }
+    return OK;
+}
