@@ -13,7 +13,8 @@ from yinggem.common.errors import UserError
 from yinggem.export import hf
 from yinggem.export.folder import write_folder
 from yinggem.export.hf_config import OWN, kind_of
-from yinggem.text.tokenizer import BPETokenizer, CharTokenizer, GPT2Tokenizer
+from yinggem.export.hf_import import read_folder
+from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
 NO_BIAS: dict[str, Any] = {"bias": False}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,6 +89,33 @@ def test_the_tokenizer_that_transformers_finds_there_gives_our_ids(tmp_path, tok
     ids = tokenizer.encode(text)
     assert theirs(text)["input_ids"] == ids and theirs.decode(ids) == text
     assert len(theirs) == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("tokenizer", [BPETokenizer(280), CharTokenizer(), ByteTokenizer()], ids=lambda t: t.name)
+@torch.inference_mode()
+def test_the_end_of_a_document_is_the_end_there_and_no_text_is_taken_for_it(tmp_path, tokenizer):
+    text = "To be, or not to be?<|endoftext|>\n\n  That is   the question: 'tis 42.\n"
+    tokenizer.fit(lambda: [text * 9])
+    tokenizer.mark_documents()
+    end = tokenizer.end_id
+    source = source_of(tokenizer, bias=False, document_end=end)
+    hf.export(source, tmp_path / "a")
+    theirs, model = AutoTokenizer.from_pretrained(tmp_path / "a"), loaded(tmp_path / "a")
+    ids = tokenizer.encode(text)
+    assert theirs(text)["input_ids"] == ids and theirs.decode([*ids, end], skip_special_tokens=True) == text
+    assert theirs.eos_token_id == model.generation_config.eos_token_id == end
+    tokens = torch.tensor([[end, *ids]])
+    torch.testing.assert_close(model(tokens).logits, source.model(tokens), rtol=0, atol=1e-4)
+    model, found, _ = read_folder(tmp_path / "a")
+    assert model.config == source.config and found.fingerprint == tokenizer.fingerprint
+
+
+def test_pairs_are_refused(tmp_path):
+    tokenizer = ByteTokenizer()
+    tokenizer.mark_documents("Q: {prompt} A:")
+    with pytest.raises(UserError, match=r"cannot express data\.format=pairs"):
+        hf.export(source_of(tokenizer), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):
