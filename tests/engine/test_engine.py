@@ -84,7 +84,7 @@ def kernels() -> list[str]:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(config=configs(), threads=st.integers(1, 3), seed=st.integers(0, 99), data=st.data())
 def test_logits_are_the_model_s_past_three_windows_however_the_text_is_read(config, threads, seed, data):
     model = make_model(config, seed)
@@ -120,7 +120,7 @@ def torch_text(model: Transformer, prompt: list[int], sampling: Sampling, seed: 
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     sampling=st.builds(
         Sampling,
