@@ -107,6 +107,7 @@ def test_no_penalty_falls_on_the_end():
 
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_whichever_engine_draws_a_document_ends_alike(tokenizer, penalty):
+    torch.manual_seed(0)  # of which the first sample has an end
     model = Transformer(ModelConfig(257, initializer_range=0.5, **SHAPE)).eval()
     sampling = Sampling(repetition_penalty=penalty)
     ends = []
