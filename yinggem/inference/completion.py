@@ -50,12 +50,15 @@ class Completion:
     """One sample as it grows: its ids, its text, and why it ended (finish_reason "length", "stop" or "copy").
 
     "copy" is the end where nothing could follow without a copy of the training text that is too long.
+
+    Args:
+        begun: as for `StreamDecoder`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str], begun: bytes = b"") -> None:
         self.seed, self.tokens, self.text = seed, list[int](), ""
         self.finish_reason: str | None = None
-        self._decoder, self._stops = StreamDecoder(tokenizer), StopStrings(stops)
+        self._decoder, self._stops = StreamDecoder(tokenizer, begun), StopStrings(stops)
 
     def push(self, token: int) -> str:
         """Take the next id and return the text that is certain by now."""
