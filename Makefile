@@ -3,13 +3,14 @@
 #   make test    every test, in as many workers as there are cores
 #   make fast    the tests of about a second each, for the minute between two edits
 #   make soak    the slow tests at full length: more kills, more steps, more random command lines
+#   make sanitize  the engine's C under AddressSanitizer, UBSan and ThreadSanitizer, and on an emulated ARM
 #   make peers   comparisons with heavy packages, which this installs
 PYTHON ?= python3
 BIN := .venv/bin
 ENGINE := $(wildcard yinggem/engine/*.[ch])
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: train test fast soak peers check clean
+.PHONY: train test fast soak sanitize peers check clean
 
 train: .venv/.installed
 	$(BIN)/python train.py
@@ -24,8 +25,11 @@ fast: .venv/.dev
 soak: .venv/.dev
 	YINGGEM_SOAK=1 $(PYTEST) -m slow
 
+sanitize: .venv/.dev
+	YINGGEM_SOAK=1 $(BIN)/python -m pytest -rs tests/engine/test_sanitizers.py
+
 peers: .venv/.dev
-	$(BIN)/python -m pip install --quiet --editable ".[peers]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[peers]"
 	$(PYTEST) -m peers
 
 check: .venv/.dev
@@ -37,11 +41,11 @@ check: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: .venv/bin/python pyproject.toml $(ENGINE)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml $(ENGINE)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
 	touch $@ .venv/.installed
 
 clean:

@@ -1,14 +1,15 @@
 """What counting reaches on a text, beside compressors, and beside a network where a checkpoint is named.
 
-    python benchmarks/counting.py [TEXT ...] [--checkpoint RUN] [--window 1024]
+    python benchmarks/counting.py [TEXT ...] [--checkpoint RUN] [--window 1024] [--windows 40]
 
 Bits per byte of the last tenth of each text, the first nine tenths being known to all: counted here, given to a
 compressor before. `windows`: every window of so many bytes alone after the training text. `reading on`: the whole last
 tenth after it. A compressor's figure is the size of training text and more, less that of the training text.
 
 xz is always measured, PPMd with `pip install pyppmd`, zpaq -m5 where the program is installed. With those each window
-costs a pass over the training text, so WINDOWS of them are measured, at equal distances. A TEXT is a path, or
-`shakespeare`.
+costs a pass over the training text, so so many of them are measured, at equal distances. The format of zpaq may add up
+to 24 bytes to a window: its figures there are upper bounds. A TEXT is a path, FILE:BYTES for the first bytes of one,
+`shakespeare` (the complete works) or `licences` (LICENCES of Debian, joined).
 
 The network of a checkpoint that has a memory is measured on the validation split of its run, with and without it.
 """
@@ -26,10 +27,11 @@ import numpy as np
 
 from yinggem.commands.evaluate import main as evaluate
 from yinggem.memory.index import build_index
-from yinggem.memory.ngram_memory import COUNTING, NgramMemory
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.assets import SHAKESPEARE, read_asset
 
-WINDOWS = 40
+LICENCES = ("Apache-2.0", "GFDL-1.3", "GPL-3", "LGPL-2.1", "MPL-2.0")
+AT_ONCE = 16  # windows that are counted at once
 SIZES: dict[str, Callable[[bytes], int]] = {
     "xz": lambda text: len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
 }
@@ -39,7 +41,7 @@ def ppmd_size(text: bytes) -> int:
     """Bytes of PPMd variant H, order 16, 256 MB."""
     import pyppmd
 
-    return len(pyppmd.compress(text, max_order=16, mem_size=256 << 20))
+    return len(pyppmd.compress(text, max_order=16, mem_size=256 << 20, variant="H"))
 
 
 def zpaq_size(text: bytes) -> int:
@@ -53,27 +55,45 @@ def zpaq_size(text: bytes) -> int:
 def counting(train: bytes, val: bytes, window: int) -> dict[str, float]:
     """Bits per byte of Kneser-Ney counts and of the counts of the window, mixed with fixed weights."""
     ids = np.frombuffer(train, np.uint8)
-    start = time.perf_counter()
-    build_index(ids, 256)
-    memory, seconds = NgramMemory(ids, 256), time.perf_counter() - start
-    rows = np.frombuffer(val, np.uint8).astype(np.int64)
-    count = (len(rows) - 1) // window
-    windows = np.stack([rows[k * window : (k + 1) * window + 1] for k in range(count)])
-    counted, features = memory.sources(windows)
-    mixed = (memory.scoring.weights(features, COUNTING)[..., 1:] * counted).sum(-1)
-    on, known = memory.sources(rows[None])
-    read_on = (memory.scoring.weights(known, COUNTING)[..., 1:] * on).sum(-1)
-    bits = {"training text": counted[..., 0], "and windows": mixed, "reading on": read_on}
-    return {name: float(-np.log2(each).mean()) for name, each in bits.items()} | {"seconds to build": seconds}
+    start = time.process_time()
+    index = build_index(ids, 256)
+    seconds = time.process_time() - start
+    with tempfile.TemporaryDirectory() as folder:
+        memory = NgramMemory(ids, 256, cache_dir=Path(folder))
+        rows = np.frombuffer(val, np.uint8).astype(np.int64)
+        count = max(1, (len(rows) - 1) // window)
+        windows = np.stack([rows[k * window : (k + 1) * window + 1] for k in range(count)])
+        parts = [bits_of(memory, part) for part in np.array_split(windows, -(-count // AT_ONCE))]
+        alone, mixed = (np.concatenate(part).mean() for part in zip(*parts, strict=True))
+        read_on = bits_of(memory, rows[None])[1].mean()
+    found = {"training text": alone, "windows": mixed, "reading on": read_on}
+    return {**found, "seconds to build": seconds, "bytes a token": index.nbytes / len(ids)}
 
 
-def compressed(size: Callable[[bytes], int], train: bytes, val: bytes, window: int) -> dict[str, float]:
-    """Bits per byte of a compressor that has read the training text."""
+def bits_of(memory: NgramMemory, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) bits a byte by the training text's counts alone, and with those of the rows (B, T + 1)."""
+    counted, features = memory.sources(rows)
+    mixed = (memory.scoring.weights(features, network=False)[..., 1:] * counted).sum(-1)
+    return -np.log2(counted[..., 0]).mean(-1), -np.log2(mixed).mean(-1)
+
+
+def compressed(size: Callable[[bytes], int], train: bytes, val: bytes, window: int, most: int) -> dict[str, float]:
+    """Bits per byte of a compressor that has read the training text, `most` windows of it at most."""
     alone = size(train)
-    starts = np.linspace(0, max(0, len(val) - window), min(WINDOWS, max(1, len(val) // window))).astype(int)
+    starts = np.linspace(0, max(0, len(val) - window), min(most, max(1, len(val) // window))).astype(int)
     pieces = [val[start : start + window] for start in starts]
     by_windows = sum(size(train + piece) - alone for piece in pieces) / sum(map(len, pieces))
     return {"windows": 8 * by_windows, "reading on": 8 * (size(train + val) - alone) / len(val)}
+
+
+def text_of(name: str) -> bytes:
+    """A text by its name on the command line."""
+    if name == "shakespeare":
+        return read_asset(SHAKESPEARE)
+    if name == "licences":
+        return b"".join(Path("/usr/share/common-licenses", licence).read_bytes() for licence in LICENCES)
+    path, _, size = name.partition(":")
+    return Path(path).read_bytes()[: int(size) if size else None]
 
 
 def main() -> None:
@@ -81,6 +101,7 @@ def main() -> None:
     parser.add_argument("texts", nargs="*", default=["shakespeare"])
     parser.add_argument("--checkpoint")
     parser.add_argument("--window", type=int, default=1024)
+    parser.add_argument("--windows", type=int, default=40)
     options = parser.parse_args()
     try:
         import pyppmd  # noqa: F401
@@ -93,12 +114,18 @@ def main() -> None:
     else:
         print("zpaq is left out: it is not installed")
     for name in options.texts:
-        text = read_asset(SHAKESPEARE) if name == "shakespeare" else Path(name).read_bytes()
+        text = text_of(name)
         cut = int(len(text) * 0.9)
         rows = {"counting": counting(text[:cut], text[cut:], options.window)}
-        rows |= {kind: compressed(size, text[:cut], text[cut:], options.window) for kind, size in SIZES.items()}
+        about = text[:cut], text[cut:], options.window, options.windows
+        rows |= {kind: compressed(size, *about) for kind, size in SIZES.items()}
         for kind, figures in rows.items():
-            print(f"{name:20} {kind:10}", *(f"{what} {value:.3f}" for what, value in figures.items()), sep="  ")
+            print(
+                f"{name:20} {kind:10}",
+                *(f"{what} {value:.3f}" for what, value in figures.items()),
+                sep="  ",
+                flush=True,
+            )
     if options.checkpoint:
         evaluate(["--checkpoint", options.checkpoint])
 

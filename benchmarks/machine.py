@@ -20,10 +20,19 @@ def median_seconds(function: Callable[[], object], repeats: int = 7) -> float:
     return statistics.median(times)
 
 
-def matmul_gflops(size: int = 2048) -> float:
-    """float32 matrix product of two square matrices into warm memory, in GFLOP/s."""
-    left, right, out = (torch.randn(size, size) for _ in range(3))
-    return 2 * size**3 / median_seconds(lambda: torch.mm(left, right, out=out)) / 1e9
+def matmul_gflops(size: int = 2048, device: str = "cpu") -> float:
+    """Product of two square matrices into warm memory, in GFLOP/s: float32, and larger ones in bfloat16 on a GPU."""
+    if device != "cpu":
+        size *= 4
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    left, right, out = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(3))
+
+    def multiply() -> None:
+        torch.mm(left, right, out=out)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / median_seconds(multiply) / 1e9
 
 
 def read_gbps(megabytes: int = 400, huge_pages: bool = False) -> float:

@@ -31,7 +31,8 @@ from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.model.quantization import quantize
 from yinggem.model.transformer import Transformer
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import GPT2Tokenizer
 
 CONFIG = ModelConfig(vocab_size=50257)

@@ -1,10 +1,10 @@
-"""Seconds from a command to what it shows first, in fresh processes; importing torch, which all must, beside it.
+"""Seconds from a command to what it shows first, in fresh processes; importing torch, which some must, beside it.
 
     python benchmarks/start_up.py
 
 "first token" is the time until generate.py has written the first piece of text after the prompt, read from a pipe, with
-the quickstart's model (random weights). "of torch" compares with `python -c 'import torch'`, which takes its turn
-in every round.
+the quickstart's model (random weights) and its memory of the works, whose index is in the cache. "of torch" compares
+with `python -c 'import torch'`, which takes its turn in every round.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from machine import print_limits
 
 from yinggem.inference.checkpoint import save_model
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.assets import SHAKESPEARE, read_asset
@@ -27,6 +28,7 @@ from yinggem.text.tokenizer import BPETokenizer
 ROOT = Path(__file__).parent.parent
 PROMPT = "ROMEO."
 TORCH = "import torch"
+LENGTH = ("--max-new-tokens",)
 
 
 def commands(checkpoint: str) -> dict[str, list[str]]:
@@ -37,6 +39,11 @@ def commands(checkpoint: str) -> dict[str, list[str]]:
         "generate.py --help": ["generate.py", "--help"],
         "generate.py, first token": generate,
         "generate.py --quantize int8, first token": [*generate, "--quantize", "int8"],
+        "generate.py --device cpu:0 (torch), first token": [*generate, "--device", "cpu:0"],
+        "generate.py, 20 tokens": [*generate, *LENGTH, "20"],
+        "generate.py, 4,020 tokens": [*generate, *LENGTH, "4020"],
+        "generate.py --memory 0, 20 tokens": [*generate, *LENGTH, "20", "--memory", "0"],
+        "generate.py --memory 0, 4,020 tokens": [*generate, *LENGTH, "4020", "--memory", "0"],
         "train.py --help": ["train.py", "--help"],
         "train.py --cfg job": ["train.py", "--cfg", "job"],
     }
@@ -44,7 +51,7 @@ def commands(checkpoint: str) -> dict[str, list[str]]:
 
 def seconds_until_shown(arguments: list[str]) -> float:
     """Until the output is complete, or goes on after the prompt where there is one."""
-    enough = len(PROMPT) + 1 if PROMPT in arguments else 1 << 30
+    enough = len(PROMPT) + 1 if PROMPT in arguments and LENGTH[0] not in arguments else 1 << 30
     start = time.perf_counter()
     with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -64,18 +71,20 @@ def main() -> None:
     print_limits()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = BPETokenizer(vocab_size=2048)
-        tokenizer.fit(lambda: iter([read_asset(SHAKESPEARE).decode()]))
+        text = read_asset(SHAKESPEARE).decode()
+        tokenizer.fit(lambda: iter([text]))
+        memory = NgramMemory(tokenizer.encode_array(text[: len(text) * 9 // 10]), tokenizer.vocab_size)
         model = Transformer(ModelConfig(2048, 128, 3, 2, intermediate_size=344, attention_window=64, qk_norm=True))
-        save_model(f"{folder}/best.ckpt", model, tokenizer)
+        save_model(f"{folder}/best.ckpt", model, tokenizer, memory)
         times: dict[str, list[float]] = {name: [] for name in commands("")}
         for _ in range(options.rounds + 1):  # the first fills the caches of the disk
             for name, arguments in commands(f"{folder}/best.ckpt").items():
                 times[name].append(seconds_until_shown(arguments))
     torch_alone = statistics.median(times[TORCH][1:])
-    print(f"{'':44}{'seconds':>9}{'of torch':>10}")
+    print(f"{'':50}{'seconds':>9}{'of torch':>10}")
     for name, kept in times.items():
         seconds = statistics.median(kept[1:])
-        print(f"{name:44}{seconds:9.2f}{seconds / torch_alone:10.2f}")
+        print(f"{name:50}{seconds:9.2f}{seconds / torch_alone:10.2f}")
 
 
 if __name__ == "__main__":

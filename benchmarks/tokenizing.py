@@ -21,7 +21,8 @@ from pathlib import Path
 from yinggem.common.processors import usable_cores
 from yinggem.text import bpe
 from yinggem.text.assets import SHAKESPEARE, read_asset
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import KINDS, Tokenizer
 
 DOCUMENT_CHARACTERS = 1 << 16

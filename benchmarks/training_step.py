@@ -2,10 +2,11 @@
 
     python benchmarks/training_step.py --batch 2 --length 1024
     python benchmarks/training_step.py --batch 8 --length 1024 --steps 1 --rounds 1
+    python benchmarks/training_step.py --batch 8 --length 1024 --steps 30 --device cuda
 
 Each contender runs in a process of its own, so that its peak memory is its own, with the same optimizer and the
 GPT-2 vocabulary; they take turns, and a figure is the median of the rounds. FLOPs are counted by
-`Transformer.flops_per_token`, for both.
+`Transformer.flops_per_token`, for both. On a GPU all of them train in mixed bfloat16, and memory is what was allocated.
 """
 
 import argparse
@@ -57,10 +58,12 @@ def make_transformers() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     return model, loss
 
 
-def measure(name: str, batch: int, length: int, steps: int) -> dict[str, float]:
-    """Median seconds of a step and peak resident GB of this process."""
+def measure(name: str, batch: int, length: int, steps: int, device: str) -> dict[str, float]:
+    """Median seconds of a step and peak resident GB of this process, of the GPU's memory where there is one."""
     torch.manual_seed(0)
+    gpu = device != "cpu"
     model, loss = make_yinggem() if name.startswith("yinggem") else make_transformers()
+    model.to(device)
     if name == "yinggem compiled":  # as compile=true does
         model.compile_blocks()
     elif "compiled" in name:
@@ -69,15 +72,20 @@ def measure(name: str, batch: int, length: int, steps: int) -> dict[str, float]:
     optimizer = adafactor(model.parameters(), lr=1e-3)
     times = []
     for _ in range(steps + 2):
-        ids = torch.randint(CONFIG.vocab_size, (batch, length + 1))
+        ids = torch.randint(CONFIG.vocab_size, (batch, length + 1), device=device)
         start = time.perf_counter()
-        loss(ids).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=gpu):
+            value = loss(ids)
+        value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if gpu:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     seconds = sorted(times[2:])[steps // 2]
-    return {"seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1e3
+    return {"seconds": seconds, "gigabytes": (torch.cuda.max_memory_allocated() if gpu else resident) / 1e9}
 
 
 def main() -> None:
@@ -87,13 +95,14 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="repeatable; default: all")
     parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.batch, options.length, options.steps)))
+        print(json.dumps(measure(options.measure, options.batch, options.length, options.steps, options.device)))
         return
-    print_limits()
+    print_limits() if options.device == "cpu" else print(torch.cuda.get_device_name(), "\n")
     tokens = options.batch * options.length
     with torch.device("meta"):
         work = Transformer(CONFIG).flops_per_token(options.length) * tokens / 1e9
@@ -101,7 +110,7 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(options.rounds):  # they take turns: the machine's speed drifts
         for name in contenders:
-            results[name].append(measure_apart(name))
+            results[name].append(measure_apart(name, options.device))
     print(f"B={options.batch} T={options.length}: {work:.0f} GFLOP a step; ratios are to the first line\n")
     print(f"{'':28}{'seconds':>9}{'tokens/s':>10}{'ratio':>7}{'% of matmul':>13}{'peak GB':>9}{'ratio':>7}")
     first: dict[str, float] = {}
@@ -116,12 +125,12 @@ def main() -> None:
         )
 
 
-def measure_apart(name: str) -> dict[str, float]:
+def measure_apart(name: str, device: str) -> dict[str, float]:
     """`measure` in a process of its own, and the matrix-product limit around it."""
-    before = matmul_gflops()
+    before = matmul_gflops(device=device)
     command = [sys.executable, *sys.argv, "--measure", name]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    return result | {"gflops": (before + matmul_gflops()) / 2}
+    return result | {"gflops": (before + matmul_gflops(device=device)) / 2}
 
 
 if __name__ == "__main__":

@@ -102,10 +102,14 @@ def kneser_ney(text: Sequence[int], vocab_size: int, longest: int, context: Sequ
     return probability
 
 
-def witten_bell(counted: Sequence[int], context: Sequence[int], vocab_size: int, longest: int, token: int) -> float:
-    """Witten and Bell's method C by lists: what followed the last tokens of the context among `counted`."""
+def witten_bell(
+    counted: Sequence[int], context: Sequence[int], vocab_size: int, orders: Sequence[int], token: int
+) -> float:
+    """Witten and Bell's method C by lists: what followed the last tokens of the context, so many, among `counted`."""
     probability = 1 / vocab_size
-    for n in range(min(longest, len(context)) + 1):
+    for n in orders:
+        if n > len(context):
+            break
         after = [
             counted[i] for i in range(n, len(counted)) if list(counted[i - n : i]) == list(context[len(context) - n :])
         ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import prefork
 import pytest
@@ -18,6 +18,7 @@ from yinggem.common.stopping import stopping_on_signals
 from yinggem.runs.layout import read_latest
 
 ROOT = Path(__file__).parent.parent
+T = TypeVar("T")
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(150))
 SMALL = [
     "experiment=smoke", "data=text", "data.context_length=32", "data.batch_size=4", "trainer.accelerator=cpu",
@@ -25,7 +26,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def sized(short: int, long: int) -> int:
+def sized(short: T, long: T) -> T:
     """How often a test tries what may go wrong at random: enough to prove the point, or as long as `make soak` asks."""
     return long if os.environ.get("YINGGEM_SOAK") else short
 

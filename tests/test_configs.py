@@ -110,8 +110,9 @@ def test_the_sizes_are_in_the_order_of_their_names(composed):
     assert size("tiny") < size("small") < size("base")
 
 
-def test_the_reference_has_its_133957969_parameters(composed):
-    cfg = composed("experiment=yinggem_t1")
+@pytest.mark.parametrize("typed", ["model=base", "experiment=yinggem_t1"])
+def test_the_reference_has_its_133957969_parameters(composed, typed):
+    cfg = composed(typed)
     vocab_size = instantiate(cfg.tokenizer).vocab_size
     with torch.device("meta"):
         assert Transformer(instantiate(cfg.model, vocab_size=vocab_size)).parameters_count == 133_957_969
@@ -180,7 +181,7 @@ TRAINERS = {
 @pytest.mark.parametrize("name", choices("trainer"))
 def test_trainers_train_with_the_strategy_and_precision_of_their_name(composed, name):
     """As if the CPU was the device."""
-    cfg = composed(f"trainer={name}", "trainer.accelerator=cpu", "~experiment")
+    cfg = composed(f"trainer={name}", "trainer.accelerator=cpu")
     devices = 2 if name in ("ddp", "fsdp") else 1
     cfg.trainer.devices = devices
     trainer = instantiate(cfg.trainer, logger=False)
@@ -205,10 +206,11 @@ def test_callbacks_build_and_can_be_left_out(composed, name):
         assert key not in left and len(left) == len(cfg.callbacks) - 1
 
 
+@pytest.mark.slow
 def test_the_default_callbacks_are_all_of_their_list(composed):
     names = OmegaConf.load(train.CONF / "callbacks" / "default.yaml").defaults
-    alone = [key for name in names for key in composed(f"callbacks=[{name}]", "~experiment").callbacks]
-    assert list(composed("~experiment").callbacks) == alone
+    alone = [key for name in names for key in composed(f"callbacks=[{name}]").callbacks]
+    assert list(composed().callbacks) == alone
 
 
 @pytest.mark.parametrize(
@@ -250,14 +252,63 @@ def test_launchers_are_plugins_of_hydra_that_take_their_settings(composed, name)
     assert isinstance(launcher, Launcher) and type(launcher).__module__ == "hydra_plugins.yinggem_launcher"
 
 
-def test_the_defaults_of_the_reference(composed):
-    cfg = composed("experiment=yinggem_t1")
-    assert (cfg.data.context_length, cfg.data.batch_size, cfg.data.split_by) == (1024, 8, "tokens")
-    assert cfg.data.val_fraction == pytest.approx(0.2) and cfg.model.attention_dropout == pytest.approx(0.2)
-    assert cfg.model.attention_window == 512 and cfg.trainer.max_epochs == 100 and cfg.data.source == "tinyshakespeare"
+@pytest.mark.parametrize("typed", [["model=base", "trainer.precision=bf16"], ["experiment=yinggem_t1"]])
+def test_the_defaults_of_the_reference(composed, typed):
+    cfg = composed(*typed)
+    assert (cfg.data.context_length, cfg.data.batch_size, cfg.model.attention_window) == (1024, 8, 512)
     assert (cfg.model.rope_theta, cfg.model.num_hidden_layers, cfg.model.hidden_size) == (10000, 12, 768)
+    assert cfg.model.attention_dropout == pytest.approx(0.2) and cfg.tokenizer._target_.endswith("GPT2Tokenizer")
     assert cfg.optimizer._target_.endswith("Adafactor") and cfg.trainer.gradient_clip_val == 1.0
+    assert (cfg.trainer.max_epochs, cfg.trainer.max_steps, cfg.trainer.max_time) == (100, -1, None)
     assert cfg.trainer.precision == "bf16" and cfg.callbacks.early_stopping.patience == 3
+
+
+def test_the_experiment_of_the_reference_adds_its_corpus_its_split_and_its_rule(composed):
+    there, here = composed("experiment=yinggem_t1"), composed("model=base", "trainer.precision=bf16")
+    assert (there.data.source, there.data.split_by, there.data.val_fraction) == ("tinyshakespeare", "tokens", 0.2)
+    assert there.scheduler.warmup_steps == 10_000 and there.optimizer.lr == pytest.approx(0.01)
+    there.data, there.scheduler = here.data, here.scheduler
+    del there["hydra"], here["hydra"]
+    assert there == here
+
+
+@pytest.mark.parametrize("typed", [
+    ["tokenizer=byte"], ["data.context_length=77"], ["optimizer=adamw"], ["scheduler=warmup_cosine"],
+    ["trainer.max_steps=5"], ["memory=ngram"], ["memory=none"], ["model.dropout=0.3"], ["data.batch_size=2"],
+], ids=lambda words: words[0])  # fmt: skip
+@pytest.mark.parametrize("model", choices("model"))
+def test_what_is_typed_wins_over_the_recipe_of_a_model(composed, model, typed):
+    """Whole groups too: none of the recipe's values is left in a group that another choice replaced."""
+    ((name, _, value),) = (word.partition("=") for word in typed)
+    cfg = composed(f"model={model}", *typed)
+    if name in ("tokenizer", "optimizer"):
+        assert OmegaConf.to_container(cfg[name]) == OmegaConf.to_container(composed(*typed)[name])
+        assert set(cfg[name]) == set(OmegaConf.load(train.CONF / name / f"{value}.yaml"))
+    elif name == "memory":
+        assert (cfg.memory is None) == (value == "none")
+    elif name != "scheduler":
+        assert str(OmegaConf.select(cfg, name)) == value
+
+
+def test_an_experiment_wins_over_the_recipe_of_a_model_that_is_typed(composed):
+    cfg, alone = composed("model=base", "experiment=smoke"), composed("experiment=smoke")
+    assert (cfg.tokenizer, cfg.data, cfg.memory) == (alone.tokenizer, alone.data, None)
+    assert cfg.trainer.max_steps == alone.trainer.max_steps == 20 and cfg.model.bias is True
+
+
+def test_without_a_word_the_quickstart_is_trained(composed):
+    first, named, typed = composed(), composed("experiment=quickstart"), composed("model=tiny")
+    for cfg in (first, named, typed):
+        del cfg["hydra"]
+    assert first == named == typed
+    assert (first.trainer.max_steps, first.trainer.max_time) == (3600, "00:00:04:00")
+    assert (first.data.context_length, first.data.batch_size, first.tokenizer.vocab_size) == (64, 8, 2048)
+
+
+@pytest.mark.parametrize("name", sorted(set(choices("model")) - {"tiny"}))
+def test_the_windows_of_training_are_longer_than_that_of_attention(composed, name):
+    cfg = composed(f"model={name}")
+    assert cfg.data.context_length > cfg.model.attention_window
 
 
 @pytest.mark.parametrize("data", choices("data"))

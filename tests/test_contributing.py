@@ -66,7 +66,7 @@ def test_the_change_of_a_section_works(title, tmp_path):
     for name in ("yinggem", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "notes").mkdir(parents=True)
-    (folder / "notes" / "times.md").write_text("# Products\n" + TEXT, encoding="utf-8")
+    (folder / "notes" / "times.tex").write_text("% Products\n" + TEXT, encoding="utf-8")
     for other in PREPARED.get(title, ()):
         write_files(sections()[other], package, folder)
     write_files(sections()[title], package, folder)

@@ -1,4 +1,5 @@
-"""The pages are true: every command of docs/experiments.md runs and prints what is shown, all others can be typed."""
+"""The pages are true: each command of docs/experiments.md and docs/own_text.md runs and prints what is shown; all
+others can be typed."""
 
 import os
 import re
@@ -17,12 +18,13 @@ from running import here
 from yinggem.text.assets import SHAKESPEARE, read_asset
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = ROOT / "docs" / "experiments.md"
+RUN = [ROOT / "docs" / "experiments.md", ROOT / "docs" / "own_text.md"]  # every command of these
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("CONTRIBUTING.md")])
-PROGRAMS = {"python": [], "yinggem": ["-m", "yinggem"], "torchrun": ["-m", "torch.distributed.run"]}
+PROGRAMS = {"python": [], "yinggem": ["-m", "yinggem"]}
 EXTRAS = {"Search": "optuna", "Clusters": "submitit", "Streaming": "litdata"}  # what a section needs beyond the package
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 SHORT = "data.val_fraction=0.003"  # the end evaluates all of it: seconds for every command
+SHORTER = [SHORT, "trainer.max_steps=10", "trainer.val_check_interval=10", "callbacks.samples.max_new_tokens=20"]
 Step = tuple[str, list[str]]  # a command and the lines it is shown to print
 
 
@@ -30,7 +32,7 @@ def sections() -> dict[str, list[Step]]:
     """The commands under every heading; they are indented and begin with `$`, what they print follows at once."""
     found: dict[str, list[Step]] = {}
     title, shown = "", None
-    for line in EXPERIMENTS.read_text(encoding="utf-8").splitlines():
+    for line in (line for page in RUN for line in page.read_text(encoding="utf-8").splitlines()):
         if line.startswith("## "):
             title = line.removeprefix("## ")
         if line.startswith("    $ "):
@@ -59,6 +61,8 @@ def run(command: str, folder: Path, alone: bool) -> str:
     program, *words = shlex.split(command)
     if words[0] == "train.py" and "experiment=smoke" in words and "data=streaming" not in words:
         words.append(SHORT)
+    elif words[0] == "train.py" and "data=text" in words and "experiment=smoke" not in words:
+        words += SHORTER  # of docs/own_text.md, whose runs take minutes
     if not alone and words[0] == "train.py" and "trainer.devices=2" not in words and "launcher" not in command:
         done = here(*words[1:])
         assert done.status == 0 and "Traceback" not in done.out + done.err, (command, done)

@@ -69,7 +69,7 @@ def of_the_checkout(folder: str, pattern: str) -> set[str]:
 def test_the_wheel_holds_every_module_configuration_and_asset(installation):
     names = set(zipfile.ZipFile(installation.wheel).namelist())
     assert of_the_checkout("yinggem", "*.py") <= names
-    assert of_the_checkout("yinggem", "*.xz") | {"yinggem/py.typed"} <= names
+    assert of_the_checkout("yinggem", "*.xz") | {"yinggem/py.typed", "yinggem/text/assets/starter.ckpt"} <= names
     assert {f"yinggem/{name}" for name in of_the_checkout("conf", "*.yaml")} <= names
     assert of_the_checkout("hydra_plugins", "*.py") <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"yinggem", "hydra_plugins"}
@@ -81,6 +81,7 @@ def test_every_command_works_in_an_empty_folder(installation):
     assert Path(where).is_relative_to(installation.programs.parent)
     listed = run("yinggem", "--help")
     assert listed == run("python", "-m", "yinggem") and all(f"  {name} " in listed for name in ("train", "generate"))
+    assert run("yinggem", "generate", "--prompt", "ROMEO.", "--max-new-tokens", "5").startswith("ROMEO.")  # the starter
     small = [*SMALL, "data.path=text.txt", "trainer.max_steps=2"]
     trained = run("yinggem", "train", *small)
     assert "Everything is in outputs" in trained and "Next:  yinggem generate" in trained and ".py" not in trained

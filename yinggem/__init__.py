@@ -27,7 +27,8 @@ def load(
     """A trained model that generates, streams and scores text.
 
     Args:
-        path_or_run: a checkpoint, a run folder, or None for the newest run in outputs/ of the current folder.
+        path_or_run: a checkpoint, a run folder, "starter", or None for the newest run in outputs/ of the current
+            folder; where there is none, it is the starter that ships with the package.
         device: "cpu", "cuda" ...; None is the fastest there is for a model of this size.
         quantization: "int8" or "int4" for smaller and faster weights; None as they are in the checkpoint.
 
@@ -35,9 +36,9 @@ def load(
         UserError: one sentence that names what is wrong with the checkpoint or the device.
     """
     from yinggem.inference.language_model import LanguageModel
-    from yinggem.runs.layout import find_checkpoint
+    from yinggem.runs.layout import find_model
 
-    return LanguageModel.from_checkpoint(find_checkpoint(path_or_run), device, quantization)
+    return LanguageModel.from_checkpoint(find_model(path_or_run)[0], device, quantization)
 
 
 def train(overrides: Sequence[str] = ()) -> "TrainedRun":

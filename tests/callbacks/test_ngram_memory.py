@@ -11,10 +11,10 @@ from yinggem.callbacks.ngram_memory import MOST_HELD_OUT, Memory
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import read_checkpoint
 from yinggem.inference.stored_model import read_model
-from yinggem.memory.mixture import FIXED
-from yinggem.text.tokenizer import ByteTokenizer
-from yinggem.training.streaming import StreamingDataModule
+from yinggem.memory.mixture import fixed
+from yinggem.memory.ngram_memory import mixed
 
+FIXED = fixed(*mixed(256)).to_dict()
 RUN = [*SMALL, "data.path=own.txt", "memory=ngram", "memory.held_out=0.3", "trainer.log_every_n_steps=1"]
 
 
@@ -34,7 +34,7 @@ def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(plac
     assert result["counting_bits_per_byte"] < result["bits_per_byte"] and result["counted_tokens"] == 5964
     memory = read_model(newest() / "checkpoints" / "best.ckpt").memory
     assert memory is not None and bytes(memory.ids) == TEXT.encode()[:5964]
-    assert memory.scoring.to_dict() != FIXED.to_dict() != memory.generating.to_dict()
+    assert memory.scoring.to_dict() != FIXED != memory.generating.to_dict()
     ranked = [entry for entry in result if entry.endswith("bits_per_byte")]
     assert ranked[0] == "bits_per_byte", "the network's own figure is what runs are ranked by"
 
@@ -76,11 +76,14 @@ def test_the_slice_of_the_fit_is_the_end_of_the_training_split_and_never_trained
 
 
 @pytest.mark.slow
-def test_a_text_too_short_for_a_fit_has_its_counts_and_fixed_weights(place):
+def test_a_text_too_short_for_a_fit_has_fixed_weights_and_one_too_long_is_counted_in_part(place, monkeypatch):
+    monkeypatch.setattr("yinggem.memory.ngram_memory.COUNTED_TOKENS", 3000)
     done = here(*SMALL, "data.path=own.txt", "memory=ngram", "trainer.max_steps=10")
     assert done.status == 0 and " 5,964 tokens to train on" in done.out, done
+    assert "(of its last 3,000 tokens)" in done.out and "The checkpoint holds the training text" in done.out
     memory = read_model(newest() / "checkpoints" / "best.ckpt").memory
-    assert memory is not None and memory.scoring.to_dict() == FIXED.to_dict()
+    assert memory is not None and len(memory.ids) == 5964 and len(memory.counts.index.ids) == 3000
+    assert memory is not None and memory.scoring.to_dict() == FIXED
 
 
 def test_how_much_is_held_out():
@@ -90,8 +93,3 @@ def test_how_much_is_held_out():
     for wrong in (0.6, -1, "x", np.nan):
         with pytest.raises(UserError, match=r"memory\.held_out"):
             Memory(wrong)
-
-
-def test_token_shards_have_no_memory_and_one_sentence_says_so(place):
-    with pytest.raises(UserError, match=r"data=streaming.*memory=none"):
-        StreamingDataModule(ByteTokenizer(), "shards").hold_out(100)

@@ -46,6 +46,7 @@ def on_disk(place: Path) -> dict[str, str]:
     return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [
     ["model.dropout=0.2"], ["trainer.precision=banana"], ["optimizer=adamw"], ["data.context_length=100000"],
     ["tokenizer=char"], ["trainer.nope=3"], ["callbacks.best.monitor=val/nope"], ["model=base"],
@@ -57,6 +58,7 @@ def test_a_refused_command_changes_nothing_on_disk(place, refused):
     assert on_disk(place) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [
     ["model.hidden_size=33"], ["trainer.precision=banana"], ["data.path=nowhere.txt"], ["-m", "optimizer=nope,muon"],
 ], ids=lambda words: words[-1])  # fmt: skip
@@ -78,6 +80,7 @@ def test_no_logger_has_begun_when_a_run_is_refused(place, logger, monkeypatch):
     assert {name: digest for name, digest in on_disk(place).items() if not name.endswith("mlflow.db")} == before
 
 
+@pytest.mark.slow
 def test_what_is_right_goes_on_after_a_refusal(place):
     here("ckpt_path=last", "model.dropout=0.2", "trainer.max_steps=12").refused()
     here("ckpt_path=last", "optimizer=adamw", "trainer.max_steps=12").refused()
@@ -87,6 +90,7 @@ def test_what_is_right_goes_on_after_a_refusal(place):
     assert read_overrides(newest())[-1] == "trainer.max_steps=12"
 
 
+@pytest.mark.slow
 def test_a_default_that_has_changed_since_changes_no_run(place):
     """Nobody typed these two: they are the defaults of the version that the run was started with."""
     config = newest() / ".hydra" / "config.yaml"
@@ -191,6 +195,7 @@ def test_a_run_folder_has_one_writer(place, words):
     assert on_disk(place) == before
 
 
+@pytest.mark.slow
 def test_the_lock_dies_with_its_process_and_a_moved_run_is_not_locked(place):
     with another_writer(newest()):
         shutil.copytree(newest(), "copy")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
@@ -12,6 +13,7 @@ import torch
 from references import nats_one_by_one
 from running import SMALL, TEXT, here, newest
 
+import yinggem
 from yinggem.commands import evaluate as command
 from yinggem.commands import quantize
 from yinggem.common.command_line import run
@@ -45,6 +47,22 @@ def test_the_command_prints_the_figures_of_the_validation_split(model, tmp_path,
     for wrong in (["--data", "nothing.txt"], ["--val-fraction", "2"], ["--val-fraction", "x"], ["--batch-size", "0"]):
         done = prefork.run([*command, *arguments, *wrong])
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_page_shows_what_the_score_says(model, tmp_path, monkeypatch):
+    """Of the whole text that is named, whatever it holds; the figures that are printed stay those of the command."""
+    monkeypatch.chdir(tmp_path)
+    text = "<b>Shall I</b> compare & thee\nto a summer's day?\n" * 3
+    (tmp_path / "poem.txt").write_text(text)
+    save_model("a.ckpt", model, ByteTokenizer(), context_length=8)
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()):
+        command.main(["--checkpoint", "a.ckpt", "--data", "poem.txt", "--html", "page.html"])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    bits = [float(found) for found in re.findall(r'title="([\d.]+) bits"', page)]
+    score = yinggem.load("a.ckpt").score(text)
+    assert len(bits) == len(text) and bits[1:] == pytest.approx([t.nats / np.log(2) for t in score.tokens], abs=0.051)
+    assert f"{score.bits_per_byte:.4f} bits per byte" in page and "<b>" not in page
+    assert "poem.txt, all of it" in out.getvalue() and f"{score.bits_per_byte:.4f}" in out.getvalue()
 
 
 # --- a checkpoint knows its text -------------------------------------------------------------------------------------
@@ -81,6 +99,7 @@ def evaluated(*arguments: object) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 def test_the_text_the_split_and_the_context_are_those_of_the_run(trained, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the run was started from another folder
     checkpoint = trained[0] / "checkpoints" / "best.ckpt"

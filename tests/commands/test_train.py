@@ -2,19 +2,25 @@
 
 import csv
 import math
+import random
 import re
 import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import prefork
 import pytest
 import torch
 from running import ROOT, SMALL, TEXT, elsewhere, here, newest, soaked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from yinggem.commands.report import opening_of
 from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.text.tokenizer import ByteTokenizer
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -225,6 +231,7 @@ def test_the_command_that_comes_next_takes_this_run_and_a_prompt_it_can_read(pla
     assert "--logdir 'my runs/" in done.out
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_one_sentence(text, place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -292,3 +299,27 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(text, place):
 
     first = bits(5, "one")
     assert first == bits(5, "two") and first != bits(6, "three")
+
+
+@pytest.mark.slow
+def test_learning_by_heart_is_said_with_what_helps(place):
+    """Letters at random: whatever training finds in them, it is not in the rest."""
+    (place / "random.txt").write_text("".join(random.Random(0).choices("abcdefghij \n", k=3000)))
+    settings = [*SMALL, "data.path=random.txt", "trainer.max_steps=200", "trainer.val_check_interval=20"]
+    done = here(*settings, "callbacks=[checkpoint]", "logger=csv")
+    assert done.status == 0, done
+    (step,) = re.findall(
+        r"^From step (\d+) on it learnt the training text by heart: .*experiment=finetune", done.out, re.MULTILINE
+    )
+    assert int(step) < 200 and f"trainer.max_steps={step}" in done.out and f"at step {step}." in done.out
+
+
+@pytest.mark.parametrize(("text", "opening"), [
+    ("MARY.\nI am here, and you are not.\nMARY.\nWhere?\nJOHN.\n", "MARY."),
+    ("  the sea is wide\nand the sea\n", "the sea is"), ("1\n2\n3\n", ""), ("no line end", "no line end"),
+    ("道可道,非常道。\n", "道可道,非常道。"), ("\x07bell\nit's\n", "it's"),
+])  # fmt: skip
+def test_the_next_command_begins_with_words_of_the_text(text, opening):
+    ids = np.array(ByteTokenizer().encode(text))
+    data: Any = SimpleNamespace(split=SimpleNamespace(train=ids, val=ids[:0]), tokenizer=ByteTokenizer())
+    assert opening_of(data) == opening

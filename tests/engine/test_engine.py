@@ -20,7 +20,7 @@ from yinggem.common.errors import UserError
 from yinggem.engine import engine as module
 from yinggem.engine.engine import Engine, engine_refusal, sampling_refusal
 from yinggem.engine.library import KERNELS, open_library
-from yinggem.inference.generation import History, apply_filters
+from yinggem.inference.filters import History, choose
 from yinggem.inference.sampling import Sampling, setting
 from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
@@ -108,18 +108,13 @@ def test_logits_are_the_model_s_past_three_windows_however_the_text_is_read(conf
 
 
 def torch_text(model: Transformer, prompt: list[int], sampling: Sampling, seed: int, count: int) -> list[int]:
-    """The ids that the filters of torch and an independent generator draw."""
-    cache, history = KVCache(model.config, 1), History(torch.tensor([prompt]), model.config.vocab_size, sampling)
+    """The ids that torch's logits, the filters of numpy and an independent generator draw."""
+    cache, history = KVCache(model.config, 1), History(prompt, model.config.vocab_size, sampling)
     drawn: list[int] = []
     logits = model.next_logits(torch.tensor([prompt]), cache)
     for position in range(count):
-        kept = apply_filters(logits, sampling, history)[0]
-        if sampling.temperature < 1e-5:
-            drawn.append(int(kept.argmax()))
-        else:
-            mass = kept.softmax(-1).cumsum(-1, dtype=torch.float64)
-            drawn.append(int((mass > philox_uniform(seed, position) * mass[-1]).nonzero()[0]))
-        history.add(torch.tensor(drawn[-1:]))
+        drawn.append(choose(logits[0].numpy(), sampling, history, philox_uniform(seed, position)))
+        history.add(drawn[-1])
         logits = model.next_logits(torch.tensor([drawn[-1:]]), cache)
     return drawn
 

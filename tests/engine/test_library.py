@@ -22,7 +22,7 @@ def fresh():
 
 def test_without_a_compiled_file_the_reason_says_what_to_do(fresh, monkeypatch):
     monkeypatch.delenv(library.LIBRARY, raising=False)
-    monkeypatch.setattr(library, "_candidates", lambda: [])
+    monkeypatch.setattr(library, "EXTENSION_SUFFIXES", [".nothing"])
     assert "install a C compiler" in str(engine_refusal(ModelConfig(10)))
 
 

@@ -12,7 +12,7 @@ from yinggem.common.files import find_paths
 from yinggem.runs.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
-STEPS, JOBS = sized(1500, 5000), sized(10, 20)
+STEPS, JOBS = sized(600, 5000), sized(10, 20)
 
 
 def resident(process: Process) -> int:
@@ -57,7 +57,7 @@ def test_many_steps_with_validations_checkpoints_samples_and_curves(place):
 
 
 def test_many_jobs_in_one_process(place):
-    settings = ["-m", f"seed={','.join(map(str, range(JOBS)))}", "trainer.max_steps=40"]
+    settings = ["-m", f"seed={','.join(map(str, range(JOBS)))}", "trainer.max_steps=10"]
     process = place.start(*place.arguments(*settings), watch=False)
     seen = watch(process, lambda: len(find_paths(place.outputs, "*/*/*/result.json")))
     assert len(find_paths(place.outputs, "*/*/*/result.json")) == JOBS

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from harness import differences
+from running import soaked
 
 from yinggem.runs.metrics_file import read_metrics
 
@@ -83,7 +84,9 @@ def test_a_closed_terminal_is_a_stop_unless_it_is_ignored(place, expected, ignor
     assert differences(expected, place.run_folder()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])])
+@pytest.mark.parametrize(
+    "number", soaked([signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])], [signal.SIGINT])
+)
 def test_processes_that_load_data_are_silent_when_all_are_asked_to_stop(place, expected, number):
     """As a terminal does: Ctrl-C there goes to every process of the run."""
     process = place.start(*place.arguments("data.num_workers=2"), start_new_session=True)

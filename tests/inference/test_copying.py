@@ -20,6 +20,7 @@ from yinggem.inference.generation import NOTHING, generate
 from yinggem.inference.sampling import Sampling
 from yinggem.inference.stored_model import read_model
 from yinggem.inference.torch_network import TorchNetwork
+from yinggem.memory.copies import find_copies
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.memory.stretches import Length
 from yinggem.model.config import ModelConfig
@@ -56,6 +57,42 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         memory = NgramMemory(tokenizer.encode_array(TEXT), tokenizer.vocab_size)
         save_model(paths[name], near_its_text(tokenizer), tokenizer, memory)
     return paths
+
+
+class CountingTokenizer(ByteTokenizer):
+    """Notes how much it decodes."""
+
+    decoded = 0
+
+    def decode_bytes(self, ids: Any) -> bytes:
+        self.decoded += len(ids)
+        return super().decode_bytes(ids)
+
+
+def test_the_text_is_decoded_once_however_often_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tokenizer = CountingTokenizer()
+    ids = tokenizer.encode_array(TEXT)
+    training = TrainingText(NgramMemory(ids, 256, cache_dir=tmp_path), tokenizer)
+    next(training.chunks())  # given up: nothing is kept of it
+    tokenizer.decoded = 0
+    assert ["".join(training.chunks()) for _ in range(3)] == [TEXT] * 3 and tokenizer.decoded == len(ids)
+    monkeypatch.setattr("yinggem.inference.copying.MOST_KEPT", 10)
+    long = TrainingText(NgramMemory(ids, 256, cache_dir=tmp_path), tokenizer)
+    assert ["".join(long.chunks()) for _ in range(2)] == [TEXT] * 2 and tokenizer.decoded == 3 * len(ids)
+
+
+def test_where_only_the_end_of_a_text_is_counted_copies_of_all_of_it_are_found_and_forbidden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("yinggem.memory.ngram_memory.COUNTED_TOKENS", 40)
+    tokenizer, text = ByteTokenizer(), "the first words of all are counted no more " + "and these are " * 9
+    memory = NgramMemory(tokenizer.encode_array(text), 256, cache_dir=tmp_path)
+    training = TrainingText(memory, tokenizer)
+    assert len(memory.counted) == 40
+    assert find_copies("the first words of all are counted", training.chunks(), Length(5)).longest == 7
+    (step,) = training.steps(3, ["the first words o"])
+    logits = step.apply(torch.zeros(1, 256))
+    assert logits[0, ord("f")] == -torch.inf and logits[0, ord("n")] == 0
 
 
 class Loaded:

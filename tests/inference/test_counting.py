@@ -10,7 +10,7 @@ from yinggem.common.errors import UserError
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
 from yinggem.memory.index import longest_ngram
-from yinggem.memory.ngram_memory import COUNTING, NgramMemory
+from yinggem.memory.ngram_memory import NgramMemory, window_orders
 
 BYTES = np.ones(256, np.uint16)
 
@@ -43,10 +43,11 @@ def test_counting_is_what_naive_counts_say_in_the_same_windows(model, memory, ad
         start = 0 if adaptive else (place - 1) // length * length
         before = ids[start:place].tolist()
         token = int(ids[place])
-        counted = [kneser_ney(text, 256, longest, before, token), witten_bell(before, before, 256, longest + 1, token)]
+        orders = window_orders(256)
+        counted = [kneser_ney(text, 256, longest, before, token), witten_bell(before, before, 256, orders, token)]
         _, features = memory.sources(ids[start : place + 1][None].astype(np.int64))
-        weights = memory.scoring.weights(features[0, -1], COUNTING)
-        nats -= math.log(float(weights[1:] @ counted))
+        weights = memory.scoring.weights(features[0, -1], network=False)
+        nats -= math.log(float(weights[1:3] @ counted))
     assert found.counting.nats == pytest.approx(nats, rel=1e-6)
 
 

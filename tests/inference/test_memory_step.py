@@ -87,7 +87,7 @@ def test_a_stretch_that_is_not_of_the_prompt_is_refused(wrong):
 
 
 def test_a_share_without_a_memory_or_out_of_range_is_refused(memory):
-    for share in (-0.1, 1.5, float("nan")):
+    for share in (-0.1, 2.5, float("nan")):
         with pytest.raises(UserError, match="memory"):
             memory_steps(memory, ByteTokenizer(), "a", 1, share)
     with pytest.raises(UserError, match="has no memory"):

@@ -34,6 +34,7 @@ def texts(draw: st.DrawFn) -> tuple[str, list[str]]:
     return draw(st.text(alphabet, max_size=20)) + shared + draw(st.text(alphabet, max_size=20)), chunks
 
 
+@pytest.mark.slow
 @given(texts(), st.integers(1, 6), st.booleans(), st.integers(0, 40))
 @settings(max_examples=sized(300, 5000), deadline=None)
 def test_what_is_found_is_what_sets_of_stretches_have(both, least, characters, after):

@@ -1,67 +1,76 @@
-"""The n-gram index: the counts of a naive count, and a file that is what was written or nothing."""
-
-import random
+"""The n-gram index: sorted places, ranges and counts as a naive search finds them, in few bytes."""
 
 import numpy as np
 import pytest
 
-from yinggem.memory.index import bits_of, build_index, longest_ngram, open_index, packed, write_index
+from yinggem.memory.index import bits_of, build_index, longest_ngram, sorted_places
+
+
+def test_the_marks_of_documents_shorten_no_ngram_of_bytes():
+    assert longest_ngram(256) == longest_ngram(257) == longest_ngram(258) == 7 > longest_ngram(259) > 1
 
 
 def ids_of(vocab_size: int, count: int, seed: int = 0) -> np.ndarray:
     """A text in which n-grams repeat."""
     draw = np.random.default_rng(seed)
-    return (draw.zipf(1.5, count) % vocab_size).astype(np.uint16)
+    kind = np.uint8 if vocab_size <= 256 else np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    return (draw.zipf(1.5, count) % vocab_size).astype(kind)
 
 
-@pytest.mark.parametrize(("vocab_size", "count"), [(2, 50), (65, 3000), (256, 900), (2048, 2000), (50257, 700), (3, 1)])
-def test_every_level_counts_what_a_naive_count_finds(vocab_size, count):
+SIZES = [(2, 50), (65, 600), (256, 400), (2048, 500), (50257, 300), (100_000, 300), (3, 1)]
+
+
+@pytest.mark.parametrize(("vocab_size", "count"), SIZES)
+@pytest.mark.parametrize("depth", [1, 4, 9])
+def test_places_are_sorted_by_what_begins_there_then_as_they_come(vocab_size, count, depth):
+    ids = ids_of(vocab_size, count)
+    ring = np.resize(ids, count + 80).tolist()
+    found = sorted_places(ids, depth, bits_of(vocab_size)).tolist()
+    assert sorted(found) == list(range(count))
+    # More ids than were asked for may be sorted.
+    assert any(found == sorted(found, key=lambda p: (ring[p : p + to], p)) for to in range(depth, depth + 64))
+
+
+@pytest.mark.parametrize(("vocab_size", "count"), SIZES)
+def test_every_length_has_the_ranges_and_counts_of_a_naive_search(vocab_size, count):
     ids = ids_of(vocab_size, count)
     index, longest = build_index(ids, vocab_size), longest_ngram(vocab_size)
-    assert len(index.levels) == longest and longest * bits_of(vocab_size) <= 64
+    assert index.longest == longest and longest * bits_of(vocab_size) <= 64
     ring = np.resize(ids, count + longest).tolist()
-    for length, level in enumerate(index.levels, 1):
+    for length in range(1, longest + 1):
         grams = [tuple(ring[i : i + length]) for i in range(count)]
         longer = {tuple(ring[i : i + length + 1]) for i in range(count)}
         naive: dict[tuple, int] = {}
         for gram in grams if length == longest else [gram[1:] for gram in longer]:
             naive[gram] = naive.get(gram, 0) + 1
-        keys = [int(packed(np.array(gram), length, index.bits)[0]) for gram in naive]
-        assert dict(zip(level.grams.tolist(), level.counts.tolist(), strict=True)) == dict(
-            zip(keys, naive.values(), strict=True)
-        )
-        assert (np.diff(level.grams.astype(object)) > 0).all() and (np.diff(level.contexts.astype(object)) > 0).all()
-        assert level.starts[-1] == len(level.grams)
-        for row, context in enumerate(level.contexts.tolist()):
-            place = slice(level.starts[row], level.starts[row + 1])
-            assert {gram >> index.bits for gram in level.grams[place].tolist()} == {context}
-            assert level.totals[row] == level.counts[place].sum()
+        if length == 1:
+            assert {(v,): int(c) for v, c in enumerate(index.alone) if c} == naive
+            continue
+        for context in {gram[:-1] for gram in [*naive][:100]}:
+            low, high = index.find(context)
+            there = sorted(p for p in range(count) if tuple(ring[p : p + length - 1]) == context)
+            assert sorted(index.suffixes[low:high].tolist()) == there
+            after = {gram[-1]: c for gram, c in naive.items() if gram[:-1] == context}
+            found = index.continuing(length, low, high)
+            assert dict(zip(*(part.tolist() for part in found), strict=True)) == after
+            totals, kinds = index.continued(length, np.array([low]), np.array([high]))
+            counts = list(after.values())
+            assert totals.tolist() == [sum(counts)]
+            assert kinds.tolist() == [[counts.count(1), counts.count(2), sum(c > 2 for c in counts)]]
 
 
-def test_a_file_gives_back_the_index(tmp_path):
-    index = build_index(ids_of(65, 4000), 65)
-    with open(tmp_path / "a", "wb") as file:
-        write_index(file, index)
-    found = open_index(tmp_path / "a")
-    assert found is not None and found.vocab_size == 65 and found.nbytes == index.nbytes
-    for mine, yours in zip(index.levels, found.levels, strict=True):
-        for name in mine.__dataclass_fields__:
-            assert np.array_equal(getattr(mine, name), getattr(yours, name))
-            assert getattr(mine, name).dtype == getattr(yours, name).dtype
+def test_ranges_of_many_rows_are_those_of_each_ngram_and_empty_for_what_is_not_there():
+    ids = ids_of(65, 2000)
+    index, rows = build_index(ids, 65), ids_of(65, 60, 1).reshape(4, 15).astype(np.int64)
+    for length, (low, high) in enumerate(index.ranges(rows), 1):
+        assert low.shape == high.shape == (4, 16 - length)
+        for row, begin in np.ndindex(low.shape):
+            first, end = index.find(rows[row, begin : begin + length].tolist())
+            assert (end - first, high[row, begin] - low[row, begin]) == (end - first,) * 2
+            assert first == end or (low[row, begin], high[row, begin]) == (first, end)
 
 
-def test_a_damaged_file_is_not_opened(tmp_path):
-    with open(tmp_path / "a", "wb") as file:
-        write_index(file, build_index(ids_of(65, 200), 65))
-    content, draw = (tmp_path / "a").read_bytes(), random.Random(0)
-    assert open_index(tmp_path / "b") is None
-    for size in (0, 5, 17, 40, 300, len(content) - 40):
-        (tmp_path / "b").write_bytes(content[:size])
-        assert open_index(tmp_path / "b") is None, size
-    opened = 0
-    for _ in range(200):
-        damaged = bytearray(content)
-        damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        (tmp_path / "b").write_bytes(damaged)
-        opened += open_index(tmp_path / "b") is not None
-    assert opened < 60  # bits of the padding between arrays mean nothing; all others are noticed
+@pytest.mark.parametrize("vocab_size", [65, 2048, 50257])
+def test_a_token_takes_less_than_8_bytes_with_its_text_and_an_entry_of_the_vocabulary_8(vocab_size):
+    ids = ids_of(vocab_size, 50_000)
+    assert build_index(ids, vocab_size).nbytes < 8 * (len(ids) + vocab_size)

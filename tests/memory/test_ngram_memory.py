@@ -46,6 +46,25 @@ def test_while_generating_probabilities_sum_to_one_and_a_share_of_0_is_the_netwo
         assert memory.distribution(alone, context, counted, 0.0) == pytest.approx(alone)
         half = memory.distribution(alone, context, counted, 0.5)
         assert half == pytest.approx((alone + mixed) / 2)
+        double = memory.distribution(alone, context, counted, 2.0)
+        assert double.sum() == pytest.approx(1, abs=1e-6) and double.min() >= 0
+        assert (double == pytest.approx(2 * mixed - alone)) or (2 * mixed - alone).min() < 0
+
+
+def test_of_a_text_that_is_too_long_the_end_is_counted_and_all_is_held(memory, tmp_path, monkeypatch):
+    monkeypatch.setattr("yinggem.memory.ngram_memory.COUNTED_TOKENS", 5000)
+    part = NgramMemory(memory.ids[-5000:], 256, cache_dir=tmp_path)
+    rows = rows_of(60_000, 2)
+    assert np.array_equal(memory.score(rows, network(rows)), part.score(rows, network(rows)))
+    assert (
+        len(memory.ids) == 40_000 == NgramMemory.from_dict(memory.to_dict(), memory.compressed_ids).to_dict()["tokens"]
+    )
+
+
+def test_a_run_and_its_checkpoint_find_the_same_index(memory, tmp_path):
+    for ids in (memory.ids, memory.ids.astype(np.uint16)):
+        assert NgramMemory(ids, 256, cache_dir=tmp_path).counts.index.nbytes < 8 * len(ids) + 8 * 256
+    assert len(list((tmp_path / "memory").glob("*.ngrams"))) == 1
 
 
 def test_nothing_later_changes_a_score(memory):

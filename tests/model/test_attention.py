@@ -79,6 +79,7 @@ def test_gradients_are_those_of_the_loops(backend: str) -> None:
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_window_edges_and_causality(backend: str) -> None:
     """Changing the key and value at j changes exactly the queries with i - W < j <= i."""

@@ -178,6 +178,7 @@ def test_with_a_cache_the_logits_are_those_without(changes, kind):
     assert (torch.cat(steps, 1) - whole).norm() < {"int8": 0.01, "int4": 0.02}[kind] * whole.norm()
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch(kind):
     model, sampling = TorchNetwork(quantize(make(), kind)), Sampling(temperature=1.0)
     prompt = np.random.default_rng(0).integers(256, size=(1, 11))
@@ -187,6 +188,7 @@ def test_a_sample_does_not_depend_on_its_batch(kind):
         assert [step[0] for step in alone] == [step[k] for step in together]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_a_file_holds_the_model_that_quantizing_at_load_makes(tmp_path, changes, kind):
     save_model(tmp_path / "a.ckpt", make(**changes), ByteTokenizer(), context_length=16)

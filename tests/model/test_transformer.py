@@ -127,12 +127,16 @@ def test_reference_model_has_the_published_parameters() -> None:
 
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("head_bias", [None, False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_options_count_their_parameters_and_round_trip(tie: bool, bias: bool, qk_norm: bool) -> None:
-    model = make_model(tie_word_embeddings=tie, bias=bias, qk_norm=qk_norm)
+def test_options_count_their_parameters_and_round_trip(
+    tie: bool, bias: bool, head_bias: bool | None, qk_norm: bool
+) -> None:
+    model = make_model(tie_word_embeddings=tie, bias=bias, head_bias=head_bias, qk_norm=qk_norm)
     assert model.parameters_count == model.config.parameters == sum(x.numel() for x in model.state_dict().values())
     assert ("head.weight" in model.state_dict()) is not tie
-    assert ("head.bias" in model.state_dict()) is bias
+    assert ("head.bias" in model.state_dict()) is (bias if head_bias is None else head_bias)
+    assert ("blocks.0.mlp.down.bias" in model.state_dict()) is bias
     other = Transformer(model.config).eval()
     other.load_state_dict(model.state_dict())
     tokens = torch.randint(61, (2, 12))
@@ -173,8 +177,13 @@ def test_logits_equal_llama_with_its_own_activation() -> None:
 
 def test_a_configuration_without_the_settings_is_read_with_the_defaults() -> None:
     values = make_model().config.to_dict()
-    del values["activation"], values["norm"]
+    del values["activation"], values["norm"], values["head_bias"]
     assert ModelConfig.from_dict(values) == make_model().config
+
+
+def test_a_bias_of_the_head_is_there_or_not() -> None:
+    with pytest.raises(UserError, match=r"model\.head_bias must be true, false or null"):
+        make_model(head_bias="no")
 
 
 @pytest.mark.parametrize("changes", [{"activation": "gelu"}, {"norm": "batch"}, {"norm": None}, {"activation": ["a"]}])

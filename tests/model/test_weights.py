@@ -15,7 +15,7 @@ configs = st.builds(
     ModelConfig, st.integers(1, 70), st.sampled_from([32, 48, 64]), st.integers(1, 2), st.just(4),
     st.sampled_from([None, 1, 2]), st.sampled_from([24, 32]), bias=st.booleans(), qk_norm=st.booleans(),
     tie_word_embeddings=st.booleans(), activation=st.sampled_from(["geglu", "relu2"]),
-    norm=st.sampled_from(["rms", "layer"]),
+    norm=st.sampled_from(["rms", "layer"]), head_bias=st.sampled_from([None, True, False]),
 )  # fmt: skip
 
 

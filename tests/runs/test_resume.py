@@ -118,6 +118,7 @@ def test_a_run_continued_after_any_step_ends_with_the_same_bits(tmp_path, optimi
         assert same(best["state_dict"], again_best["state_dict"]) and best["global_step"] == again_best["global_step"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_finished_run_can_be_made_longer(tmp_path):
     corpus = tmp_path / "text.txt"

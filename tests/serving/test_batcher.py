@@ -60,7 +60,7 @@ class Heard:
         self.texts, self.left = ["" for _ in seeds], len(seeds)
         self.error: Exception | None = None
         self.done, self.first = threading.Event(), threading.Event()
-        known = Prompt([*prompt.encode()], prompt, b"", np.zeros(0, np.int64))
+        known = Prompt([*prompt.encode()], 0, prompt, b"", np.zeros(0, np.int64))
         wish = Wish(PLAIN, count, (), False, None)
         samples = [
             Sample(k, ByteTokenizer(), known, wish, seed, None, [], [], self.hear) for k, seed in enumerate(seeds)

@@ -26,8 +26,13 @@ def test_what_the_harness_adds_up_is_the_score_of_its_windows(server, local, how
     rows = harness_rows(server, TEXT[:1000])
     made = server.complete(prompt=rows, temperature=0, max_tokens=1, logprobs=1, seed=1234, echo=True, **how)
     nats = -sum(sum(choice["logprobs"]["token_logprobs"][1:-1]) for choice in made["choices"])
-    here = LanguageModel(local.network, local.tokenizer, CONTEXT, None if how else local.memory)
-    assert nats == pytest.approx(sum(here._nats(np.array(row)).sum() for row in rows), rel=1e-5)
+    assert nats == pytest.approx(sum(nats_of(np.array(row), local, not how) for row in rows), rel=1e-5)
+
+
+def nats_of(row: np.ndarray, local: LanguageModel, mixed: bool) -> float:
+    """Of a window, as `yinggem evaluate` adds them up."""
+    nats = local.network.nats(row)
+    return float((local.memory.score(row[None], nats[None])[1] if mixed and local.memory else nats).sum())
 
 
 @pytest.mark.peers

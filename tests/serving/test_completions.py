@@ -2,12 +2,13 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 from loopback import TEXT, write_checkpoint
 
 import yinggem
-from yinggem.text.tokenizer import CharTokenizer
+from yinggem.text.tokenizer import ByteTokenizer, CharTokenizer
 
 PROMPT = "Thou art"
 
@@ -198,3 +199,22 @@ def test_a_character_that_the_tokenizer_lacks_is_named_and_without_a_memory_none
     assert "no memory" in server.refused(memory=0.5) and "training text" in server.refused(max_copy=3)
     expected = yinggem.load(path, device="cpu").generate("Thou", max_new_tokens=9, seed=2)
     assert server.complete(prompt="Thou", max_tokens=9, seed=2, memory=0)["choices"][0]["text"] == expected
+
+
+def test_a_model_of_documents_ends_where_it_would_and_begins_each_prompt_as_one(start, tmp_path):
+    tokenizer = ByteTokenizer()
+    tokenizer.mark_documents()
+    path = write_checkpoint(tmp_path / "documents.ckpt", tokenizer, memory=False)
+    server, here = start(path), yinggem.load(path, device="cpu")
+    settings: dict[str, Any] = {"temperature": 1.5, "top_p": 1.0, "repetition_penalty": 1.2}
+    reasons = set()
+    for seed in range(8):
+        choice = server.complete(prompt="Thou", seed=seed, max_tokens=400, **settings)["choices"][0]
+        reasons.add(choice["finish_reason"])
+        assert choice["text"] == here.generate("Thou", max_new_tokens=400, seed=seed, **settings)
+    assert reasons == {"stop", "length"}
+    told = server.complete(prompt="Thou", echo=True, logprobs=0, max_tokens=0)
+    assert told["choices"][0]["logprobs"]["tokens"] == [*"Thou"] and told["usage"]["prompt_tokens"] == 4
+    assert None not in told["choices"][0]["logprobs"]["token_logprobs"]  # the end of another document stands before
+    mark = server.client.get("/tokenizer_info").json()["eos_token"]
+    assert server.post("/tokenize", prompt=mark).json()["tokens"] == [tokenizer.end_id]

@@ -1,6 +1,7 @@
 """Shards of tokens: the same ids however they are divided, each made once, each made again on its own."""
 
 import itertools
+import json
 import os
 import random
 import resource
@@ -16,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yinggem.common import verified_files as notes
-from yinggem.text import text_files, token_cache
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text import token_cache
+from yinggem.text.corpus import open_corpus
+from yinggem.text.files import text_files
+from yinggem.text.splitting import tokenize
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import ByteTokenizer, GPT2Tokenizer
-from yinggem.training.datamodule import TrainingBatches, WindowLoader
+from yinggem.training.loaders import TrainingBatches, WindowLoader
 
 ROOT = Path(__file__).parents[2]
 VERSE = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n\n"
@@ -65,6 +68,7 @@ def test_an_array_in_pieces_is_the_array(lengths, data):
     assert (array.part(0, 3) + array.part(3))[:].tolist() == whole.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(alphabet="ab \n\t'lé🙂1!", min_size=1, max_size=400),
@@ -155,7 +159,10 @@ RUN = """
 import sys
 from yinggem.text import bpe
 from yinggem.text import token_cache
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.files import text_files
+from yinggem.text.files import text_files
+from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import GPT2Tokenizer
 token_cache.SHARD_TOKENS = int(sys.argv[3])
 split = tokenize(open_corpus("text", sys.argv[1], sys.argv[2]), GPT2Tokenizer(), sys.argv[2])
@@ -170,6 +177,7 @@ def start(*arguments: object) -> subprocess.Popen:
                             env=environment)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_tokenization_goes_on_from_the_finished_shards(tmp_path):
     (tmp_path / "x.txt").write_text(VERSE * 60_000)
     folder, shard = tmp_path / "cache", 1 << 16
@@ -204,7 +212,8 @@ def test_what_was_read_is_remembered_until_the_text_changes(tmp_path, all_is_lar
     (note,) = cache.glob("*.text")
     again = open_corpus("text", path, cache)
     assert (again.characters, again.fingerprint) == (corpus.characters, corpus.fingerprint) and again == corpus
-    notes.remember(note, text_files.states_of([path]), [7, "as noted", []])
+    known = json.loads(note.read_bytes())["value"] | {"fingerprint": "as noted"}
+    notes.remember(note, text_files.state_of_files([path]), known)
     assert open_corpus("text", path, cache).fingerprint == "as noted"  # so it is the note that is read
     times = path.stat()
     path.write_text(VERSE.swapcase())  # as long as before, and dated back
@@ -222,7 +231,7 @@ def test_a_damaged_note_is_not_believed(tmp_path, all_is_large, content):
 
 
 def test_a_note_is_believed_for_a_week(tmp_path, all_is_large):
-    states = [notes.state_of(tmp_path)]
+    states = notes.Files.of([notes.state_of(tmp_path)])
     notes.remember(tmp_path / "note", states, "value")
     assert notes.recall(tmp_path / "note", states) == "value"
     for days, expected in ((6, "value"), (8, None), (-1, None)):

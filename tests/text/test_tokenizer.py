@@ -325,6 +325,7 @@ JUNK = st.recursive(
 NAMES = st.sampled_from(["gpt2", "bpe", "char", "byte", "", "__class__"])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     state=st.one_of(

@@ -7,6 +7,7 @@ from yinggem.common.errors import UserError
 from yinggem.training.compiling import check_compiler
 
 
+@pytest.mark.slow
 def test_a_missing_compiler_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     """torch asks every candidate for its version; with an empty PATH there is none."""
     monkeypatch.chdir(tmp_path)

@@ -9,13 +9,8 @@ import torch
 from yinggem.common.errors import UserError
 from yinggem.text.tokenizer import ByteTokenizer
 from yinggem.text.windows import training_windows
-from yinggem.training.datamodule import (
-    EvaluationBatches,
-    TextDataModule,
-    TrainingBatches,
-    TrainingLoader,
-    WindowLoader,
-)
+from yinggem.training.datamodule import TextDataModule
+from yinggem.training.loaders import EvaluationBatches, TrainingBatches, TrainingLoader, WindowLoader
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 16, 17, 18, 33, 100, 1001])
@@ -54,6 +49,7 @@ def batches_of(loader):
     return [inputs.clone() for inputs, _ in loader]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_continues_after_any_batch(workers):
     def loader():

@@ -1,5 +1,6 @@
 """Several processes: the same run as one process with the same global batch."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from running import elsewhere, here, newest, soaked
 
-from yinggem.inference.checkpoint import load_model
+from yinggem.inference.checkpoint import load_memory, load_model
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.runs.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +52,7 @@ def curves(folder):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "text.txt"
-    # 90 % of the characters give 25.x batches an epoch, and a validation split whose windows do not divide by anything
+    # What is trained on gives 17.x batches an epoch, and a validation split whose windows do not divide by anything
     path.write_text("".join(f"{k} squared is {k * k}, and cubed it is {k**3}.\n" for k in range(1, 113)))
     return f"data.path={path}"
 
@@ -57,17 +60,19 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
-    run(folder, corpus, "data.batch_size=8", "trainer.max_steps=50")
+    run(folder, corpus, *MEMORY, "data.batch_size=8", "trainer.max_steps=50")
     return folder
 
 
+MEMORY = ["memory=ngram", "memory.held_out=0.33"]
 TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=4"]
 
 
 @pytest.fixture(scope="module")
 def together(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together") / "run"
-    done = run(folder, corpus, *TWO, "trainer.max_steps=50")
+    probe = f"+callbacks.probe={{_target_:tests.training.mixture_probe.Probe,folder:'{folder}'}}"
+    done = run(folder, corpus, *TWO, *MEMORY, probe, "trainer.max_steps=50")
     assert done.out.count("Best validation loss") == 1
     return folder
 
@@ -86,6 +91,17 @@ def test_two_processes_have_the_loss_curve_of_one(alone, together):
     assert_same_curves(alone, together)
 
 
+def test_both_processes_mix_with_the_weights_of_the_checkpoint_which_are_those_of_one_process(alone, together):
+    one, other = (load_memory(folder / "checkpoints/last.ckpt") for folder in (alone, together))
+    assert one is not None and other is not None and np.array_equal(one.ids, other.ids)
+    for rank in (0, 1):
+        found = json.loads((together / f"mixtures-{rank}.json").read_text())
+        assert found == [other.scoring.to_dict(), other.generating.to_dict()]
+    features = np.random.default_rng(0).uniform(0, 5, (50, len(one.scoring.parameters["hidden"])))
+    weights = [memory.scoring.weights(features) for memory in (one, other, NgramMemory(one.ids, 256))]
+    assert np.abs(weights[0] - weights[1]).max() < 0.01 < np.abs(weights[0] - weights[2]).max()
+
+
 def test_two_processes_leave_one_run_folder(together):
     assert [path.name for path in together.parent.iterdir() if path.is_dir() and not path.is_symlink()] == ["run"]
     assert len(list(together.glob("checkpoints/*.ckpt"))) == 2
@@ -97,7 +113,7 @@ def test_two_processes_leave_one_run_folder(together):
 def begun(corpus, tmp_path_factory):
     """30 of the 50 steps, on two processes."""
     folder = tmp_path_factory.mktemp("begun") / "run"
-    run(folder, corpus, *TWO, "trainer.max_steps=30")
+    run(folder, corpus, *TWO, *MEMORY, "trainer.max_steps=30")
     return folder
 
 

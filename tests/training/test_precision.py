@@ -27,6 +27,7 @@ ULP = 2.0**-8  # of a bfloat16, relative
 pytestmark = pytest.mark.filterwarnings("ignore:This CPU emulates bfloat16")
 
 
+@pytest.mark.slow
 def test_updates_too_small_for_bfloat16_are_not_lost():
     """A thousand steps of a ten-thousandth of the weight, each a twentieth of what a bfloat16 can tell apart."""
 
@@ -73,6 +74,7 @@ def train(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32(train):
     module, expected, dtypes = train("32", 40)
     assert dtypes == {torch.float32} and expected[0] - expected[-1] > 0.5

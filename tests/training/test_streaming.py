@@ -14,17 +14,21 @@ import torch
 
 pytest.importorskip("litdata", reason="the extra streaming: pip install litdata")
 
-from running import SMALL, here
+from running import SMALL, here, same
 
 from yinggem.commands import shard
 from yinggem.common.command_line import run
 from yinggem.common.errors import UserError
+from yinggem.inference.stored_model import read_model
+from yinggem.memory.mixture import fixed
+from yinggem.memory.ngram_memory import mixed
 from yinggem.runs.overrides import quote_path
-from yinggem.text.corpus import open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.splitting import tokenize
 from yinggem.text.token_array import TokenArray
 from yinggem.text.token_shards import BLOCK, open_shards, read_validation
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer
-from yinggem.training.datamodule import EvaluationBatches, WindowLoader
+from yinggem.training.loaders import EvaluationBatches, WindowLoader
 from yinggem.training.streaming import StreamingDataModule
 
 TEXT = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(2500))
@@ -97,6 +101,29 @@ def test_every_window_of_the_training_part_comes_once_an_epoch(tmp_path, make):
         orders.append([tuple(row) for row in rows_of(loader)])
         assert sorted(orders[-1]) == sorted(blocks) and len(loader) == len(blocks) == data.train_windows
     assert orders[0] != orders[1] and orders[0] != blocks
+
+
+def test_what_is_held_out_for_a_memory_is_the_end_of_the_text_and_in_no_window(made):
+    data, whole = module(made, batch_size=4), module(made, batch_size=4)
+    data.hold_out(2000)
+    text = data.training_text()
+    assert bytes(text.tolist()) == TEXT.encode()[: len(text)] and data.train_tokens == len(text) - 2000
+    windows = [tuple(row) for row in rows_of(data.train_dataloader())]
+    everything = [tuple(row) for row in rows_of(whole.train_dataloader())]
+    left_out, end = {*everything} - {*windows}, TEXT.encode()[len(text) - 2000 - LENGTH : len(text)]
+    assert {*windows} <= {*everything} and len(windows) == data.train_windows > 3000
+    assert len(left_out) >= 2000 // (LENGTH + 1) and all(bytes(row) in end for row in left_out)
+    data.hold_out(1 << 14)  # as long as a chunk
+    assert data.held_out == 0
+
+
+def test_a_memory_of_shards_wants_them_on_a_disk(made, tmp_path, monkeypatch):
+    there = module(f"local:{made}", cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"memory=none"):
+        there.training_text()
+    monkeypatch.setattr("yinggem.training.streaming.COUNTED_TOKENS", 5000)
+    part, whole = (open_shards(str(made), tmp_path).train.windows(1), module(made).training_text())
+    assert len(whole) == 5000 and bytes(whole.tolist()) == TEXT.encode()[part - 5000 : part]
 
 
 def test_the_validation_part_is_evaluated_exactly(made):
@@ -174,6 +201,7 @@ STREAM = ["data=streaming", "data.batch_size=4", "data.context_length=32", "trai
 def test_a_run_continued_in_the_middle_ends_with_the_bits_of_a_straight_one(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [*SMALL, *STREAM, f"data.path={made}", "data.batch_size=256", "model.dropout=0.1", "scheduler=constant"]
+    options += ["memory=ngram", "memory.held_out=0.01", "trainer.val_check_interval=3"]
     runs = {}
     for name, limits in {"straight": [14], "stopped": [6, 14]}.items():  # an epoch is 8 steps
         folder = tmp_path / name / "run"
@@ -186,7 +214,10 @@ def test_a_run_continued_in_the_middle_ends_with_the_bits_of_a_straight_one(made
         runs[name] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     one, other = runs.values()
     assert one["global_step"] == other["global_step"] == 14
-    assert all(torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"])
+    assert same(one["state_dict"], other["state_dict"]) and same(one["memory"], other["memory"])
+    memory = read_model(folder / "checkpoints" / "last.ckpt").memory
+    assert memory is not None and bytes(memory.ids) == TEXT.encode()[: len(memory.ids)]
+    assert memory.scoring.to_dict() != fixed(*mixed(256)).to_dict() and "both together" in done.out
 
 
 # --- several devices ------------------------------------------------------------------------------------------------

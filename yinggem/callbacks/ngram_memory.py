@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from yinggem.common.checks import check_number
 from yinggem.inference.checkpoint import memory_entry
 from yinggem.memory.mixture import LEAST_TOKENS, Mixture
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import NgramMemory, mixed
 from yinggem.training.datamodule import TextDataModule
 
 MOST_HELD_OUT = 1 << 14  # tokens: a longer slice fits the mixture no better, and every validation reads it
@@ -45,20 +45,21 @@ class Memory(Callback):
         return held_out if held_out > LEAST_TOKENS else 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Count the text, in the first process; the others find the index in the cache."""
+        """Take the text. Whichever process counts it first does so for all: the others find the index in the cache."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self.memory is not None or not isinstance(data, TextDataModule) or data.split is None:
             return
-        ids, size = data.split.train[:], data.tokenizer.vocab_size
-        self.memory, self._seen = NgramMemory(ids, size), NgramMemory(ids[: data.train_tokens], size)
+        ids, size = data.training_text(), data.tokenizer.vocab_size
+        cut = len(ids) - data.held_out
+        self.memory, self._seen = NgramMemory(ids, size), NgramMemory(ids[:cut], size)
         if data.held_out:
             length = min(data.eval_context_length, data.held_out - 1)
-            slice_, count = ids[data.train_tokens :], (data.held_out - 1) // length
+            slice_, count = ids[cut:], (data.held_out - 1) // length
             self._rows = np.stack([slice_[k * length : (k + 1) * length + 1] for k in range(count)]).astype(np.int64)
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Fit the mixture to the network as it is now, in every process alike."""
+        """Fit the mixture to the network as it is now, in the first process, for all."""
         if trainer.sanity_checking or self.memory is None or self._seen is None or not len(self._rows):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -67,8 +68,12 @@ class Memory(Callback):
             for block in torch.from_numpy(self._rows).split(data.eval_batch_size):
                 block = block.to(pl_module.device)
                 found.append(pl_module.loss((block[:, :-1], block[:, 1:]), reduction="none").cpu().double())
-        fitted = self._seen.fitted(self._rows, torch.cat(found).numpy())
-        self.memory = replace(self.memory, scoring=fitted.scoring, generating=fitted.generating)
+        mixtures: Any = None
+        if trainer.is_global_zero:
+            fitted = self._seen.fitted(self._rows, torch.cat(found).numpy())
+            mixtures = fitted.scoring, fitted.generating
+        scoring, generating = trainer.strategy.broadcast(mixtures)
+        self.memory = replace(self.memory, scoring=scoring, generating=generating)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the memory with the weights."""
@@ -79,5 +84,7 @@ class Memory(Callback):
         """Go on with the mixture of the checkpoint; the counts are of the text that is there now."""
         entry = checkpoint.get("memory")
         if self.memory is not None and isinstance(entry, dict):
-            scoring, generating = (Mixture.from_dict(entry.get(name)) for name in ("scoring", "generating"))
+            scoring, generating = (
+                Mixture.from_dict(entry.get(name), *mixed(self.memory.vocab_size)) for name in ("scoring", "generating")
+            )
             self.memory = replace(self.memory, scoring=scoring, generating=generating)

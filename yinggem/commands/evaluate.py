@@ -3,20 +3,34 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
+from yinggem.common.files import write_atomically
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.device import choose_device
-from yinggem.inference.evaluation import evaluate, trained_context_length
+from yinggem.inference.evaluation import Evaluation, evaluate, trained_context_length
+from yinggem.inference.language_model import LanguageModel
+from yinggem.inference.starter import memory_of
 from yinggem.inference.stored_model import read_model
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.inference.surprise_page import MOST_TOKENS, pieces_of, surprise_page
+from yinggem.inference.torch_network import TorchNetwork
+from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
-from yinggem.runs.layout import find_checkpoint
-from yinggem.text.corpus import NAMED, TokenizedSplit
+from yinggem.runs.layout import find_model
+from yinggem.text.corpus import NAMED
+from yinggem.text.files.formats import has_rows
+from yinggem.text.reading import Reading
+from yinggem.text.splitting import TokenizedSplit
 from yinggem.text.text_record import TextRecord, open_recorded_text
+from yinggem.text.token_array import TokenArray
+from yinggem.text.windows import Ids
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -28,7 +42,8 @@ def evaluation_parser() -> argparse.ArgumentParser:
     add("--data", metavar="NAME",
         help="shakespeare, tinyshakespeare, or a path to text (default: the text of the run)")
     add("--data-path", metavar="FILE", help="where tinyshakespeare is, if not in the cache")
-    add("--split", choices=("val", "train", "all"), default="val", help="part of the text (default: val)")
+    add("--split", choices=("val", "train", "test", "all"),
+        help="part of the text (default: val; all with --html and --data)")
     add("--split-by", choices=("characters", "tokens"), help="where the split is cut (default: as in the run)")
     add("--val-fraction", type=number, metavar="X",
         help="share of the validation split, the end of the text (default: as in the run, or 0.1)")
@@ -37,6 +52,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
     add("--adaptive", action="store_true", help="count all that stands before a token in the split, not in its window")
     add("--quantize", choices=QUANTIZATIONS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
+    add("--html", metavar="FILE", help="write a page on which every token is tinted by its surprise")
     add("--json", action="store_true", help="print one JSON object")
     # fmt: on
     return parser
@@ -45,7 +61,10 @@ def evaluation_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
-    path = find_checkpoint(options.checkpoint)
+    options.split = options.split or ("all" if options.html and options.data else "val")
+    path, said = find_model(options.checkpoint)
+    if said:
+        print(f"note: {said}", file=sys.stderr)
     device, stored = choose_device(options.device), read_model(path)
     model, tokenizer = load_model(path, device, quantization=options.quantize, stored=stored)
     entry = stored.entry
@@ -56,8 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"note: {note}", file=sys.stderr)
     if text.source == "streaming" and options.split != "val":
         raise UserError(f"--split {options.split} is for texts; of token shards only the validation part is evaluated.")
-    ids = split.train + split.val if options.split == "all" else getattr(split, options.split)
-    memory = memory_to_compare(options, stored.memory, split)
+    ids = ids_of(split, options.split)
+    kept = memory_of(stored)
+    memory = memory_to_compare(options, kept, split)
     if options.adaptive and memory is None:
         raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
     about_text = (model, ids, split.token_bytes, context_length, options.batch_size)
@@ -65,6 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
         figures: dict[str, float] = evaluate(*about_text).to_dict()
     else:
         figures = evaluate_with_counting(*about_text, memory, options.adaptive).to_dict()
+    if options.html:
+        scored_by = LanguageModel(TorchNetwork(model, "evaluate"), tokenizer, context_length, kept)
+        write_page(options.html, text.name, scored_by, ids)
     if options.json:
         settings = {"val_fraction": text.val_fraction, "split_by": text.split_by, "context_length": context_length}
         about = {"checkpoint": str(path), "data": text.name, "split": options.split, **settings}
@@ -75,6 +98,35 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}")
 
 
+def ids_of(split: TokenizedSplit, name: str) -> TokenArray:
+    """The tokens of a part of a text; UserError where it has no such part."""
+    if name == "all":
+        return split.train + split.val + (split.test or TokenArray([], split.val.dtype))
+    ids: TokenArray | None = getattr(split, name)
+    if ids is None:
+        raise UserError("The run kept no test split; train with data.test_fraction=X, or evaluate another split.")
+    return ids
+
+
+def write_page(place: str, title: str, model: LanguageModel, ids: Ids) -> None:
+    """Write the page of --html, as the model predicts the text, with its memory if it has one.
+
+    Args:
+        ids: (N,) of the text; the first MOST_TOKENS are shown.
+    """
+    shown = ids[:MOST_TOKENS].astype(np.int64)
+    if len(shown) < 2:
+        raise UserError(f"A text of {len(shown)} tokens holds nothing to predict; evaluate on a longer one.")
+    nats = model.nats_of(shown)
+    pieces = pieces_of(model.tokenizer, shown.tolist(), [0.0, *nats.tolist()])  # nothing precedes the first
+    size = int(model.tokenizer.token_byte_lengths[shown[1:]].sum(dtype=np.int64))
+    note = "With the memory. " if model.memory else ""
+    note += f"These are the first {len(shown):,} of {len(ids):,} tokens." if len(shown) < len(ids) else ""
+    page = surprise_page(title, pieces, Evaluation(float(nats.sum()), len(nats), size), note)
+    write_atomically(place, page.encode())
+    print(f"Written: {place}", file=sys.stderr)
+
+
 def memory_to_compare(
     options: argparse.Namespace, memory: NgramMemory | None, split: TokenizedSplit
 ) -> NgramMemory | None:
@@ -82,10 +134,10 @@ def memory_to_compare(
 
     None for text that may have been counted itself, and where the training text is not at hand.
     """
-    if options.split != "val":
+    if options.split not in ("val", "test"):
         return None
     if memory is None and options.data is None and len(split.train):
-        memory = NgramMemory(split.train[:], len(split.token_bytes))
+        memory = NgramMemory(split.train[-COUNTED_TOKENS:], len(split.token_bytes))
     return memory
 
 
@@ -104,12 +156,22 @@ def text_to_evaluate(options: argparse.Namespace, entry: dict[str, Any]) -> Text
     if options.data is not None or options.data_path is not None:
         path, fingerprint = options.data_path or path, ""
     fraction = trained.val_fraction if options.val_fraction is None else options.val_fraction
-    return TextRecord(source, path, fraction, options.split_by or trained.split_by, fingerprint)
+    how = fraction, options.split_by or trained.split_by, fingerprint, trained.test_fraction
+    return TextRecord(source, path, *how, reading_of(trained.reading, path if options.data is not None else None))
+
+
+def reading_of(trained: Reading, path: str | None) -> Reading:
+    """How a text is read: as that of the run; another one without rows, where that has some, file by file."""
+    if path is None or not trained.needs_rows or has_rows(Path(path)):
+        return trained
+    return replace(trained, documents="files", format=None)
 
 
 def described_split(text: TextRecord, split: str) -> str:
     """The part of a text in words."""
     if split == "all" or text.source == "streaming":
         return {"all": "all of it", "val": "its validation part"}[split]
-    share = text.val_fraction if split == "val" else 1 - text.val_fraction
-    return f"{split}: the {'last' if split == 'val' else 'first'} {share * 100:g} % of its {text.split_by}"
+    unit = "characters, by whole documents" if text.reading.has_documents else text.split_by
+    shares = {"val": text.val_fraction, "test": text.test_fraction, "train": 1 - text.val_fraction - text.test_fraction}
+    places = {"val": "last" if not text.test_fraction else "next to last", "test": "last", "train": "first"}
+    return f"{split}: the {places[split]} {shares[split] * 100:g} % of its {unit}"

@@ -25,15 +25,18 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_generation(arguments)
     from yinggem.inference.copying import TrainingText  # numpy takes a while: not for --help
     from yinggem.inference.opening import open_network
+    from yinggem.inference.starter import memory_of
     from yinggem.inference.stored_model import read_model
-    from yinggem.runs.layout import find_checkpoint
+    from yinggem.runs.layout import find_model
 
-    options.checkpoint = str(find_checkpoint(options.checkpoint))
-    stored = read_model(options.checkpoint)
+    path, said = find_model(options.checkpoint)
+    options.checkpoint, stored = str(path), read_model(path)
     network, tokenizer = open_network(stored, options.device, options.quantize), stored.tokenizer
+    if said:
+        print(f"note: {said}", file=sys.stderr)
     if options.verbose:
         print(f"engine: {network.about}", file=sys.stderr)
-    options.counts = stored.memory
+    options.counts = memory_of(stored)
     needs_text = options.max_copy is not None or options.mark_copies or options.stats
     options.training = TrainingText(options.counts, tokenizer) if needs_text else None
     show_samples = converse if options.interactive else print_objects if options.json else print_text
@@ -51,8 +54,9 @@ def samples(network: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]
     limits = options.training.steps(options.max_copy, prompts) if options.training else [[] for _ in seeds]
     steps = [[*one, *other] for one, other in zip(mixing, limits, strict=True)]
     return sampling, complete(
-        network, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps
-    )
+        network, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps,
+        options.ignore_end,
+    )  # fmt: skip
 
 
 def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
@@ -61,7 +65,7 @@ def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
     Copies can be marked only once a sample is whole.
     """
     _, pieces = samples(network, tokenizer, options)
-    count, opening = options.num_samples, "" if options.interactive else options.prompt
+    count, opening = options.num_samples, "" if options.interactive else shown_prompt(tokenizer, options.prompt)
     titles = [
         f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
     ]
@@ -81,6 +85,11 @@ def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
         show("\n")
         if options.stats:
             show(f"--- {stats_of(text, options)} ---\n")
+
+
+def shown_prompt(tokenizer: Any, prompt: str) -> str:
+    """What is printed before a sample: the prompt, and where a model answers it a line end."""
+    return prompt if tokenizer.template is None or not prompt or prompt[-1].isspace() else f"{prompt}\n"
 
 
 def print_objects(network: Any, tokenizer: Any, options: Namespace) -> None:
@@ -158,7 +167,11 @@ def generation_parser() -> Parser:
     """The options of generate.py."""
     parser = Parser(typed("generate"), description="Generate text from a checkpoint.", allow_abbrev=False)
     add = parser.add_argument
-    add("--checkpoint", metavar="PLACE", help="a file or a run folder; default: the newest run's best, under outputs/")
+    add(
+        "--checkpoint",
+        metavar="PLACE",
+        help="a file, a run folder, or starter; default: the newest run's best, under outputs/",
+    )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty starts from a newline")
     prompt.add_argument("--prompt-file", metavar="FILE", help="a UTF-8 file with the text to continue")
@@ -173,6 +186,7 @@ def generation_parser() -> Parser:
             help=one.metadata["help"] + known)
     add("--stop", type=with_escapes, action="append", default=[], metavar="TEXT",
         help=r"end a sample before this text; \n in it is a line end, \t a tab, \\ a backslash; repeatable")
+    add("--ignore-end", action="store_true", help="go on with another document where the model ends one")
     add("--num-samples", type=whole_number(1, 4096), default=1, metavar="N",
         help="samples with seeds SEED, SEED + 1, ...")
     add("--seed", type=whole_number(0, 1 << 62), default=0, metavar="N", help="another seed, another text (default: 0)")

@@ -16,10 +16,11 @@ from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
 from yinggem.inference.stored_model import read_model
-from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import BEST, LAST, checkpoint
-from yinggem.runs.result import write_result
+from yinggem.runs.result import OBJECTIVE, TEST, write_result
+from yinggem.text.token_array import TokenArray
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 
@@ -36,7 +37,8 @@ class Outcome:
         model: what was evaluated; None with trainer.fast_dev_run, and in every process but the first.
         step: the optimizer step after which its weights were taken.
         checkpoint: its file; None where no checkpoint was wanted, so that it is the last weights.
-        figures: as `Evaluation.to_dict`, or `Comparison.to_dict` where counting was measured as well.
+        figures: as `Evaluation.to_dict`, or `Comparison.to_dict` where counting was measured as well; where there is a
+            test split, its figures too, under the same names behind `TEST`.
         counted: tokens of the training split that were counted; 0 where none were.
         memory: of the checkpoint, which then holds the training text.
     """
@@ -76,12 +78,17 @@ def evaluate_run(
         step, memory = int(stored.content["global_step"]), stored.memory
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
     counts = memory
-    if counts is None and baseline and len(split.train):  # that of token shards is never read whole
-        counts = NgramMemory(split.train[:], data.tokenizer.vocab_size)
-    if counts is None:
-        figures: dict[str, float] = evaluate(model, split.val, split.token_bytes, *sizes).to_dict()
-    else:
-        figures = evaluate_with_counting(model, split.val, split.token_bytes, *sizes, counts).to_dict()
+    if counts is None and baseline and len(split.train):  # that of token shards at a URL is never read whole
+        counts = NgramMemory(split.train[-COUNTED_TOKENS:], data.tokenizer.vocab_size)
+
+    def measured(ids: TokenArray) -> dict[str, float]:
+        if counts is None:
+            return evaluate(model, ids, split.token_bytes, *sizes).to_dict()
+        return evaluate_with_counting(model, ids, split.token_bytes, *sizes, counts).to_dict()
+
+    figures = measured(split.val)
+    if split.test is not None:  # the one time that anything looks at it
+        figures |= {f"{TEST}{name}": value for name, value in measured(split.test).items()}
     counted = len(counts.counted) if counts else 0
     return Outcome(figures["bits_per_byte"], ended, steps, model, step, kept, figures, counted, memory)
 
@@ -132,6 +139,7 @@ def record_outcome(outcome: Outcome, trainer: pl.Trainer, config: dict[str, Any]
     counted = {"counted_tokens": outcome.counted} if outcome.counted else {}
     write_result(folder, outcome.figures | counted | ran)
     results = {f"final/{name}": outcome.figures[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    results |= {name: value for name, value in outcome.figures.items() if name == f"{TEST}{OBJECTIVE}"}
     parameters = main_hyperparameters(hyperparameters(config, folder), folder)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoard):

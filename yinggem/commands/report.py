@@ -4,12 +4,14 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
+from yinggem.callbacks.forecast import Forecast
 from yinggem.callbacks.on_start import OnStart
 from yinggem.callbacks.samples import TextSamples
 from yinggem.callbacks.tensorboard import TensorBoard
@@ -21,11 +23,15 @@ from yinggem.common.program import typed
 from yinggem.inference.copying import TrainingText
 from yinggem.memory.text_stats import text_stats
 from yinggem.model.kernels.huge_pages import keep_freed_memory
-from yinggem.runs.layout import BEST, find_checkpoint
+from yinggem.runs.layout import BEST, METRICS, find_checkpoint
+from yinggem.runs.metrics_file import read_metrics
+from yinggem.runs.overfitting import ByHeart, learnt_by_heart
+from yinggem.runs.result import OBJECTIVE, TEST
 from yinggem.runs.resume import Resumption
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 
+OPENING_TOKENS, OPENING_LENGTH = 1 << 16, 40  # of a text that are searched for a beginning, and characters of that
 QUIET = (
     ".*does not have many workers.*",
     ".*Consider setting `persistent_workers=True`.*",
@@ -73,9 +79,16 @@ def prepare_loggers(
     trainer.callbacks.insert(0, OnStart(start_writing))  # type: ignore[attr-defined]
 
 
-def print_beginning(trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path) -> None:
-    """Print which model is about to be trained on which text, and where."""
+def print_beginning(
+    trainer: pl.Trainer, module: LanguageModule, data: TextDataModule, folder: Path, notes: Sequence[str] = ()
+) -> None:
+    """Print which model is about to be trained on which text, and where; how long it will take follows by itself.
+
+    Args:
+        notes: lines that say more.
+    """
     keep_freed_memory()
+    trainer.callbacks.append(Forecast())  # type: ignore[attr-defined]
     if not trainer.is_global_zero or data.split is None:
         return
     count, config = module.model.parameters_count, module.model.config
@@ -86,11 +99,20 @@ def print_beginning(trainer: pl.Trainer, module: LanguageModule, data: TextDataM
         f"Text       {text}: {data.train_tokens:,} tokens to train on, "
         f"{len(data.split.val):,} to validate ({data.tokenizer.name}, vocabulary of {data.tokenizer.vocab_size:,})\n"
         f"Run        {shortest_path(folder)}",
+        *notes,
+        sep="\n",
         flush=True,
     )
     interval, steps = trainer.val_check_interval, trainer.max_steps
     if isinstance(interval, int) and 0 < steps < interval and trainer.check_val_every_n_epoch is None:
         print(f"Note       trainer.val_check_interval={interval} is shortened to the {steps} steps of this run.")
+
+
+def precision_advice(trainer: pl.Trainer, advised: str | None) -> list[str]:
+    """A line, where a GPU trains in another precision than its model's recipe advises."""
+    if not advised or trainer.strategy.root_device.type != "cuda" or not str(trainer.precision).startswith("32"):
+        return []
+    return [f"Note       on a GPU trainer.precision={advised} suits this model better: faster, in less memory."]
 
 
 def print_outcome(
@@ -100,11 +122,13 @@ def print_outcome(
     data: TextDataModule,
     folder: Path,
     run: Resumption | None,
+    began_with: str | None = None,
 ) -> None:
     """Say how the run ended, how good it is and what to type next.
 
     Args:
         run: what was continued; None for a new run.
+        began_with: init_from.
     """
     if not trainer.is_global_zero:
         return
@@ -131,11 +155,33 @@ def print_outcome(
         f"perplexity {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte, "
         f"at step {outcome.step:,}."
     )
+    if f"{TEST}{OBJECTIVE}" in figures:
+        print(f"On the test split, which nothing was chosen by: {figures[f'{TEST}{OBJECTIVE}']:.4f} bits per byte.")
+    if by_heart := learnt_by_heart(read_metrics(folder / METRICS)):
+        print(by_heart_line(by_heart, module, began_with is not None))
     if outcome.counted:
         print(counting_line(outcome, data.train_tokens + data.held_out))
     if outcome.memory is not None:
-        print("The checkpoint holds the training text, compressed, for its memory; memory=none leaves it out.")
+        whole = len(outcome.memory.ids) == data.train_tokens + data.held_out
+        held = "the training text" if whole else f"the last {len(outcome.memory.ids):,} tokens of the training text"
+        print(f"The checkpoint holds {held}, compressed, for its memory; memory=none leaves it out.")
     print_what_is_there(folder, outcome.checkpoint, data)
+
+
+def by_heart_line(found: ByHeart, module: LanguageModule, started: bool) -> str:
+    """Where learning by heart began, and what helps.
+
+    Args:
+        started: whether the run began with weights that were trained.
+    """
+    dropout = min(0.5, round(module.model.config.dropout + 0.1, 2))
+    remedies = [f"trainer.max_steps={found.step}", f"model.dropout={dropout}"]
+    remedies += [] if started else ["experiment=finetune, which begins with the starter"]
+    return (
+        f"From step {found.step:,} on it learnt the training text by heart: validation rose from {found.val[0]:.3f} to "
+        f"{found.val[1]:.3f} while training fell from {found.train[0]:.3f} to {found.train[1]:.3f}. The best was kept. "
+        f"What may help: {', '.join(remedies[:-1])} or {remedies[-1]}."
+    )
 
 
 def counting_line(outcome: Outcome, tokens: int) -> str:
@@ -172,12 +218,22 @@ def generate_command(checkpoint: Path, data: TextDataModule) -> str:
         found = False
     if not found:  # outputs= is elsewhere, or another run was started meanwhile
         words += ["--checkpoint", shortest_path(checkpoint)]
-    opening = "ROMEO."
-    try:
-        data.tokenizer.encode(opening)
-    except UserError:  # characters that are not in a text of the user's own
-        return shlex.join(words)
-    return f"{shlex.join(words)} --prompt '{opening}'"
+    opening = opening_of(data)
+    return f"{shlex.join(words)} --prompt {shlex.quote(opening)}" if opening else shlex.join(words)
+
+
+def opening_of(data: TextDataModule) -> str:
+    """The first words of a line of the text, with which a text like it may begin; empty where there are none.
+
+    Of all beginnings of up to three words the commonest is taken: in a play it is who speaks, in a poem a refrain.
+    """
+    assert data.split is not None
+    ids = data.split.train if len(data.split.train) else data.split.val
+    text = data.tokenizer.decode(ids[:OPENING_TOKENS].tolist())
+    lines = text.split("\n")[:-1] or [text]  # the last one may be cut
+    beginnings = Counter(" ".join(line.split()[:3])[:OPENING_LENGTH].strip() for line in lines)
+    usable = [text for text, _ in beginnings.most_common() if text.isprintable() and any(map(str.isalpha, text))]
+    return usable[0] if usable else ""
 
 
 def shortest_path(folder: Path) -> str:

@@ -14,7 +14,9 @@ from yinggem.common.errors import UserError
 from yinggem.common.program import typed
 from yinggem.common.progress_bar import show_progress
 from yinggem.text import token_cache
-from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
+from yinggem.text.corpus import open_corpus
+from yinggem.text.reading import DEFAULT, DOCUMENTS, Reading
+from yinggem.text.splitting import TokenizedSplit, tokenize
 from yinggem.text.token_array import TokenArray
 from yinggem.text.token_shards import BLOCK, checksums_of, litdata
 from yinggem.text.tokenizer import KINDS, BPETokenizer, Tokenizer
@@ -86,6 +88,10 @@ def shard_parser() -> argparse.ArgumentParser:
     add("--data-path", metavar="FILE", help="where tinyshakespeare is, if not in the cache")
     add("--tokenizer", choices=sorted(KINDS), default="gpt2", help="default: gpt2")
     add("--vocab-size", type=whole_number(1), metavar="N", help="tokens to learn, for --tokenizer bpe (default: 1024)")
+    add("--documents", choices=DOCUMENTS, help="what is a document of the text (default: it is one long text)")
+    add("--separator", metavar="REGEX", help="for --documents pattern: what stands between two documents")
+    add("--field", default=DEFAULT.field, metavar="NAME", help="the column of rows that holds text (default: text)")
+    add("--encoding", default=DEFAULT.encoding, metavar="NAME", help="of the files (default: utf-8)")
     add("--val-fraction", type=number, default=0.1, metavar="X", help="share of the validation part (default: 0.1)")
     add(
         "--chunk-tokens",
@@ -105,7 +111,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.vocab_size is not None and options.tokenizer != "bpe":
         raise UserError(f"--vocab-size is for --tokenizer bpe; {options.tokenizer} has a vocabulary of its own.")
     named = options.data in ("shakespeare", "tinyshakespeare")
-    corpus = open_corpus(options.data if named else "text", options.data_path if named else options.data)
+    reading = Reading(options.documents, options.separator, options.field, options.encoding)
+    corpus = open_corpus(
+        options.data if named else "text", options.data_path if named else options.data, reading=reading
+    )
     tokenizer = BPETokenizer(options.vocab_size) if options.vocab_size else KINDS[options.tokenizer]()
     split = tokenize(corpus, tokenizer, None, options.val_fraction, "tokens")
     output = Path(options.output).expanduser()

@@ -37,6 +37,7 @@ from yinggem.runs.result import read_result
 from yinggem.runs.resume import Resumption, continued_config, find_run, find_sweep, resumption_of
 from yinggem.search.sweep import attempt, conclude
 from yinggem.training.rendezvous import Rendezvous
+from yinggem.training.text_recipe import Choice, choose
 
 PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent / "conf"
@@ -95,6 +96,7 @@ class TrainCommand:
         self.to_continue: Path | None = None  # the checkpoint it goes on from
         self.old_sweep: Path | None = None  # the folder of many jobs that are continued
         self.folder: Path | None = None  # of the run, or of the job that runs now
+        self.choice = Choice()  # of settings for the text, by a glance at it
         self.training = False  # whether its training has begun: from then on a run writes, and can be continued
 
     @property
@@ -148,7 +150,11 @@ class TrainCommand:
         self.typed = [word for word in settings if not word.startswith("ckpt_path=")]
         wanted, place = value_of("ckpt_path", settings), value_of("outputs", settings)
         if not wanted or wanted == "null":
+            if not self.many:  # of a sweep every job may have another text
+                self._choose()
             return TODAY, [*self.flags, *self.typed]
+        if begins := value_of("init_from", settings):
+            raise UserError(f"init_from={begins} begins a new run and ckpt_path={wanted} continues one; leave one out.")
         outputs = Path("outputs" if place is None else unquoted(place))
         if self.many:
             self.old_sweep, old, folders = find_sweep(unquoted(wanted), outputs)
@@ -167,6 +173,11 @@ class TrainCommand:
             ]
         settings = _recorded(run, self.typed)
         return CONTINUED, [*(flag for flag in self.flags if "--config-" not in flag), *settings, *where]
+
+    def _choose(self) -> None:
+        """Let the text choose what nobody typed; from here on that counts as typed."""
+        self.choice = choose(self.typed)
+        self.typed = [*self.choice.words, *self.typed]
 
     def _with_folders(self, folders: list[str]) -> list[str]:
         """The flags, with the --config-dir that an earlier part was started with."""
@@ -194,6 +205,10 @@ class TrainCommand:
         if run and run.config:
             typed = [word for word in self.typed if word not in run.overrides]
             cfg = composed(_recorded(run, typed), run.config_folders, CONTINUED)
+        elif run is None:
+            self._choose()
+            folders = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
+            cfg = composed(self.typed, folders) if self.choice.words else cfg
         return self.fit(cfg, folder, run)
 
     def fit(self, cfg: DictConfig, folder: Path, run: Resumption | None) -> float:
@@ -205,6 +220,7 @@ class TrainCommand:
         self.folder, self.training = folder, False
         words = last_of_each([*(run.overrides if run else []), *self.typed])
         self.processes.command = command_of_another(self.flags, self.typed, folder, run)
+        start = self._start(cfg, run)
         record = partial(self._record, cfg.copy(), words, folder, new=run is None)
         if run is None:
             record()
@@ -212,22 +228,43 @@ class TrainCommand:
         check_kinds(config, CONF)
         check_overrides(config, words)
         from yinggem.commands.outcome import evaluate_run, record_outcome  # torch takes seconds: not for --help, --cfg
-        from yinggem.commands.report import prepare_loggers, print_beginning, print_outcome, silence_libraries
+        from yinggem.commands.report import (
+            precision_advice,
+            prepare_loggers,
+            print_beginning,
+            print_outcome,
+            silence_libraries,
+        )
         from yinggem.training.tuning import tune
 
         silence_libraries()
         if not gc.get_freeze_count():
             gc.freeze()  # modules stay: walking through all that torch brings takes a second at every collection
-        tune(cfg, folder, build)
+        tune(cfg, folder, partial(build, start=start))
         config = OmegaConf.to_container(cfg, resolve=True)
-        trainer, module, data = build(cfg, self.processes)
+        trainer, module, data = build(cfg, self.processes, start)
         prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))
-        print_beginning(trainer, module, data, folder)
+        notes = [*filter(None, [self.choice.line]), *(start.notes if start else [])]
+        notes += precision_advice(trainer, cfg.get("gpu_precision"))
+        print_beginning(trainer, module, data, folder, notes)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
         outcome = evaluate_run(trainer, module, data, folder, bool(cfg.get("baseline", True)))
         record_outcome(outcome, trainer, config, folder)
-        print_outcome(outcome, trainer, module, data, folder, run)
+        print_outcome(outcome, trainer, module, data, folder, run, cfg.get("init_from"))
         return outcome.objective
+
+    def _start(self, cfg: DictConfig, run: Resumption | None) -> Any:
+        """What init_from names; from here on the configuration has its shape and its tokenizer."""
+        if not cfg.get("init_from"):
+            return None
+        from yinggem.training.starting_point import find_start, with_start
+
+        start = find_start(str(cfg.init_from), run.checkpoint if run else None)
+        if run is None or run.checkpoint is None:
+            groups: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "tokenizer"]), resolve=True)
+            for name, group in with_start(groups, start, self.typed).items():
+                cfg[name] = group
+        return start
 
     def _confirm(self, record: Callable[[], None] | None) -> None:
         """Training is sure to start."""
@@ -251,8 +288,12 @@ class TrainCommand:
         return self.to_continue
 
 
-def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, Any, Any]:
-    """The trainer, the module and the data of a configuration."""
+def build(cfg: DictConfig, processes: ProcessGroup | None = None, start: Any = None) -> tuple[Any, Any, Any]:
+    """The trainer, the module and the data of a configuration.
+
+    Args:
+        start: the `StartingPoint` of a run that does not begin with random weights.
+    """
     from lightning.pytorch import seed_everything
 
     from yinggem.callbacks.monitors import check_monitors
@@ -260,15 +301,17 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None) -> tuple[Any, 
     from yinggem.training.compiling import check_compiler
     from yinggem.training.memory_limit import check_memory
     from yinggem.training.module import LanguageModule
+    from yinggem.training.starting_point import begin
 
     # Plain lists, never Hydra's: they end in the state of an optimizer, and a checkpoint holds nothing but plain data.
     make = partial(instantiate, _convert_="all")
     seed_everything(cfg.seed, verbose=False)
-    data = make(cfg.data, tokenizer=make(cfg.tokenizer), seed=cfg.seed)
+    data = make(cfg.data, tokenizer=start.tokenizer if start else make(cfg.tokenizer), seed=cfg.seed)
     data.setup()
-    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size)
+    config = make(cfg.model, vocab_size=data.tokenizer.vocab_size, document_end=data.document_end)
     check_memory(config, data.tokens_per_step, str(cfg.optimizer._target_).rpartition(".")[2])
     model = Transformer(config, cfg.attention_backend)
+    begin(model, data.tokenizer, start, cfg.get("init_freeze"))
     if cfg.compile:
         check_compiler()
         model.compile_blocks()

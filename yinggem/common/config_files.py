@@ -66,10 +66,11 @@ def values(conf: Path) -> Iterator[tuple[str, Any]]:
     """Dotted names and values in the files of `conf`, once for every file; unreadable files are left out."""
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
     for path in sorted(conf.rglob("*.yaml")):
         try:
             text = path.read_text(encoding="utf-8")
-            tree = yaml.safe_load(text)
+            tree = yaml.load(text, Loader=loader)
         except (OSError, ValueError, yaml.YAMLError):
             continue
         prefix = "" if path.parent == conf or "@package _global_" in text else f"{path.parent.name}."

@@ -10,13 +10,14 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 
-LARGE_BYTES = 1 << 28
+LARGE_BYTES, FILE_BYTES = 1 << 28, 1 << 12
 BELIEVED_SECONDS = 7 * 24 * 3600
 SETTLED_SECONDS = 2.0  # a file written in the same tick of the clock would look unchanged
 
@@ -29,31 +30,54 @@ def state_of(path: Path) -> FileState:
     return (os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def recall(note: Path, states: Iterable[FileState]) -> Any:
+@dataclass(frozen=True)
+class Files:
+    """Any number of files as they are, in the memory of one.
+
+    Attributes:
+        digest: of the states of all, in their order.
+        youngest: the time of the last change of any, in ns.
+    """
+
+    digest: str
+    count: int
+    bytes: int
+    youngest: int
+
+    @classmethod
+    def of(cls, states: Iterable[FileState]) -> "Files":
+        """What the states of files say together."""
+        digest, count, total, youngest = hashlib.sha256(), 0, 0, 0
+        for state in states:
+            _, size, mtime, ctime = state
+            digest.update(json.dumps(state).encode())
+            count, total, youngest = count + 1, total + size, max(youngest, mtime, ctime)
+        return cls(digest.hexdigest(), count, total, youngest)
+
+    @property
+    def are_large(self) -> bool:
+        """Whether reading them takes a while; to open a small one takes as long as to read FILE_BYTES."""
+        return self.bytes + self.count * FILE_BYTES >= LARGE_BYTES
+
+
+def recall(note: Path, files: Files) -> Any:
     """What `remember` kept, if the files are as they were; else None."""
-    states = list(states)
-    if not _are_large(states):
+    if not files.are_large:
         return None
     try:
         content = json.loads(note.read_bytes())
         value, age = content["value"], time.time() - note.stat().st_mtime
-        return value if content["digest"] == _digest(states, value) and 0 <= age < BELIEVED_SECONDS else None
+        return value if content["digest"] == _digest(files, value) and 0 <= age < BELIEVED_SECONDS else None
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 
-def remember(note: Path, states: Iterable[FileState], value: Any) -> None:
+def remember(note: Path, files: Files, value: Any) -> None:
     """Keep a JSON value that was found by reading the files; a full disk is not an error."""
-    states = list(states)
-    youngest = max((times for *_, mtime, ctime in states for times in (mtime, ctime)), default=0)
-    if _are_large(states) and time.time() - youngest / 1e9 > SETTLED_SECONDS:
+    if files.are_large and time.time() - files.youngest / 1e9 > SETTLED_SECONDS:
         with contextlib.suppress(UserError):
-            write_atomically(note, json.dumps({"value": value, "digest": _digest(states, value)}).encode())
+            write_atomically(note, json.dumps({"value": value, "digest": _digest(files, value)}).encode())
 
 
-def _are_large(states: list[FileState]) -> bool:
-    return sum(size for _, size, _, _ in states) >= LARGE_BYTES
-
-
-def _digest(states: list[FileState], value: Any) -> str:
-    return hashlib.sha256(json.dumps([states, value]).encode()).hexdigest()
+def _digest(files: Files, value: Any) -> str:
+    return hashlib.sha256(json.dumps([files.digest, value]).encode()).hexdigest()

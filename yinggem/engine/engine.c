@@ -87,15 +87,26 @@ typedef struct {
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include "kernels_avx2.h"
+#include "kernels_avx512.h"
+#define VNNI
+#include "kernels_avx512.h"
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#include "kernels_neon.h"
 #endif
 
-/* The kernels of this name that this processor has; of no name, its best. NULL where there are none. */
+/* The kernels of this name, if this processor has what they need; of no name, the best it can run. NULL: there are none. */
 static const Kernels *find_kernels(const char *name) {
-    const Kernels *known[4] = {&kernels_plain};
+    const Kernels *known[5] = {&kernels_plain};
     int count = 1;
 #if defined(__x86_64__)
     __builtin_cpu_init();
+    int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) known[count++] = &kernels_avx2;
+    if (count == 2 && wide) known[count++] = &kernels_avx512;
+    if (count == 3 && __builtin_cpu_supports("avx512vnni")) known[count++] = &kernels_avx512vnni;
+#elif defined(__aarch64__)
+    known[count++] = &kernels_neon;
 #endif
     for (int i = count - 1; i >= 0; i--)
         if (!name || !*name || !strcmp(known[i]->name, name)) return known[i];
@@ -555,22 +566,17 @@ typedef struct { /* as Sampling, with the values that switch a filter off in pla
     int64_t repetition_window; /* -1: all */
 } Sampling;
 
-/* Move order[at] down until no key below is larger: `order` is a heap, with the largest key first. */
+static int before(int32_t a, int32_t b, const float *key) { return key[a] > key[b] || (key[a] >= key[b] && a < b); }
+
+/* Move order[at] down until what is below comes after it: `order` is a heap, with the largest key first. */
 static void sift(int32_t *order, int n, int at, const float *key) {
-    for (int32_t moving = order[at];;) {
-        int child = 2 * at + 1;
-        if (child >= n) child = -1;
-        else if (child + 1 < n && (key[order[child + 1]] > key[order[child]] ||
-                                   (!(key[order[child + 1]] < key[order[child]]) && order[child + 1] < order[child])))
-            child++;
-        if (child < 0 || key[order[child]] < key[moving] ||
-            (!(key[order[child]] > key[moving]) && order[child] > moving)) {
-            order[at] = moving;
-            return;
-        }
+    int32_t moving = order[at];
+    for (int child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && before(order[child + 1], order[child], key)) child++;
+        if (!before(order[child], moving, key)) break;
         order[at] = order[child];
-        at = child;
     }
+    order[at] = moving;
 }
 
 static void heapify(int32_t *order, int n, const float *key) {
@@ -620,15 +626,19 @@ static int keep_top_k(Engine *e, int n, int k) {
 static int keep_top_p(Engine *e, int n, float p) {
     soften(e, n);
     int size = 0;
+    float *key = e->probabilities, highest = e->kernels->highest(key, n);
     double sum = 0;
-    float *key = e->probabilities, rest = (1 - p) / (float)n * 0.999f; /* ids below it are not even 1 - p together */
-    for (int i = 0; i < n; i++) {
-        e->marked[i] = 0;
-        e->order[size] = i;
-        size += key[i] >= rest;
+    for (float least = highest / 8; sum < (double)p + 1e-5 && size < n; least = least < FLT_MIN ? 0 : least / 8) {
+        size = 0, sum = 0; /* few are worth sorting: those of some size, if there is enough in them */
+        for (int i = 0; i < n; i++) {
+            e->order[size] = i;
+            size += key[i] >= least;
+        }
+        for (int i = 0; i < size; i++) sum += (double)key[e->order[i]];
     }
+    memset(e->marked, 0, (size_t)n);
     heapify(e->order, size, key);
-    while (size) {
+    for (sum = 0; size;) {
         int32_t next = take(e->order, &size, key);
         sum += (double)key[next];
         if ((float)sum - key[next] >= p) break;

@@ -11,7 +11,7 @@ import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.common.processors import quota_cores
-from yinggem.engine.library import KERNELS, SamplingSettings, Shape, chosen_kernels, open_library
+from yinggem.engine.library import SamplingSettings, Shape, chosen_kernels, library_refusal, open_library
 from yinggem.engine.weights import STORAGES, put_weights
 from yinggem.model.config import ModelConfig
 
@@ -38,11 +38,8 @@ OK, NO_MEMORY, BAD_ARGUMENT, NOT_FINITE = range(4)  # Status of engine.c
 
 def engine_refusal(config: ModelConfig) -> str | None:
     """Why a model of this configuration needs torch; None where the engine can run it."""
-    library = open_library()
-    if isinstance(library, str):
-        return library
-    if chosen_kernels(library) is None:
-        return f"this processor, or this build, has no kernels named {os.environ[KERNELS][:40]} ({KERNELS})"
+    if why := library_refusal():
+        return why
     for option in fields(config):
         if option.name not in OPTIONS and getattr(config, option.name) != option.default:
             return f"it does not know model.{option.name}"
@@ -97,7 +94,7 @@ class Engine:
             raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}.")
         threads = threads or (1 if config.parameters < ONE_THREAD else quota_cores())
         self.config, self.rows, self.storage, self.threads = config, rows, storage, threads
-        self.kernels = chosen_kernels(library) or ""
+        self.kernels = chosen_kernels() or ""
         self._library, self._lock, self._process = library, threading.Lock(), os.getpid()
         turns, shape = rotary_frequencies(config), _shape_of(config)
         # One row more than asked for: `score` reads into it.

@@ -104,13 +104,15 @@ static void NAME(activate)(const float *x, Activation activation, int size, floa
 INLINE void NAME(tile)(const char *rows, size_t pitch, const float *x, size_t stride, int wide, int half, int R, int T,
                        float *out, size_t out_stride) {
     V sum[TILE];
+    const size_t step = LANES * (half ? sizeof(uint16_t) : sizeof(float));
+    const char *end = rows + (size_t)wide / LANES * step, *upper = rows + 4 * pitch; /* two bases: registers are scarce */
     for (int i = 0; i < R * T; i++) sum[i] = v_zero();
-    for (int k = 0; k < wide; k += LANES) {
+    for (; rows < end; rows += step, upper += step, x += LANES) {
         V input[TILE];
-        for (int t = 0; t < T; t++) input[t] = v_load(x + (size_t)t * stride + k);
+        for (int t = 0; t < T; t++) input[t] = v_load(x + (size_t)t * stride);
         for (int r = 0; r < R; r++) {
-            const char *row = rows + (size_t)r * pitch;
-            V weight = half ? v_half((const uint16_t *)row + k) : v_load((const float *)row + k);
+            const char *row = (r < 4 ? rows : upper) + (size_t)(r % 4) * pitch;
+            V weight = half ? v_half((const uint16_t *)row) : v_load((const float *)row);
             for (int t = 0; t < T; t++) sum[t * R + r] = v_fma(weight, input[t], sum[t * R + r]);
         }
     }
@@ -137,6 +139,8 @@ INLINE void NAME(float_rows)(const char *rows, size_t pitch, int64_t count, cons
                 case 2: NAME(tile)(some, pitch, in, stride, wide, half, 4, 2, to, out_stride); break;
 #if TOKENS > 3
                 case 3: NAME(tile)(some, pitch, in, stride, wide, half, 4, 3, to, out_stride); break;
+#endif
+#if TOKENS > 4
                 case 4: NAME(tile)(some, pitch, in, stride, wide, half, 4, 4, to, out_stride); break;
                 case 5: NAME(tile)(some, pitch, in, stride, wide, half, 4, 5, to, out_stride); break;
 #endif
@@ -145,12 +149,19 @@ INLINE void NAME(float_rows)(const char *rows, size_t pitch, int64_t count, cons
         }
 }
 
+static void NAME(rows_of_floats)(const char *rows, size_t pitch, int64_t count, const float *x, size_t stride, int n,
+                                 int wide, float *out, size_t out_stride) {
+    NAME(float_rows)(rows, pitch, count, x, stride, n, wide, 0, out, out_stride);
+}
+
 static void NAME(float_products)(const Matrix *m, const Input *x, int n, int from, int to, float *out, size_t stride) {
     const char *rows = (const char *)m->weights + (size_t)from * m->pitch;
-    if (m->kind == BFLOAT16)
-        NAME(float_rows)(rows, m->pitch, to - from, x->numbers, x->stride, n, m->wide, 1, out + from, stride);
-    else
-        NAME(float_rows)(rows, m->pitch, to - from, x->numbers, x->stride, n, m->wide, 0, out + from, stride);
+    NAME(rows_of_floats)(rows, m->pitch, to - from, x->numbers, x->stride, n, m->wide, out + from, stride);
+}
+
+static void NAME(half_products)(const Matrix *m, const Input *x, int n, int from, int to, float *out, size_t stride) {
+    const char *rows = (const char *)m->weights + (size_t)from * m->pitch;
+    NAME(float_rows)(rows, m->pitch, to - from, x->numbers, x->stride, n, m->wide, 1, out + from, stride);
 }
 
 /* Round an input to integers -127 ... 127 with one scale; `paired`: in the order in which the nibbles of int4 come. */
@@ -272,10 +283,9 @@ static void NAME(mix)(const float *values, size_t pitch, const float *shares, in
 static void NAME(attend)(const float *queries, int n, const float *keys, const float *values, size_t pitch,
                          const Stretch *stretches, float by, float *scores, size_t room, float *out) {
     int64_t first = stretches[0].count, count = first + stretches[1].count;
-    NAME(float_rows)((const char *)(keys + (size_t)stretches[0].from * pitch), pitch * sizeof(float), first, queries, pitch,
-                     n, (int)pitch, 0, scores, room);
-    NAME(float_rows)((const char *)(keys + (size_t)stretches[1].from * pitch), pitch * sizeof(float), count - first, queries,
-                     pitch, n, (int)pitch, 0, scores + first, room);
+    for (int i = 0; i < 2; i++)
+        NAME(rows_of_floats)((const char *)(keys + (size_t)stretches[i].from * pitch), pitch * sizeof(float),
+                             stretches[i].count, queries, pitch, n, (int)pitch, scores + (i ? first : 0), room);
     for (int i = 0; i < n; i++) {
         float *row = scores + (size_t)i * room, *to = out + (size_t)i * pitch;
         float one = 1 / NAME(exponentials)(row, count, NAME(highest)(row, count), by);
@@ -292,7 +302,7 @@ static const Kernels NAME(kernels) = {
     .rotate = NAME(rotate),
     .activate = NAME(activate),
     .quantize = NAME(quantize),
-    .products = {NAME(float_products), NAME(float_products), NAME(int8_products), NAME(int4_products)},
+    .products = {NAME(float_products), NAME(half_products), NAME(int8_products), NAME(int4_products)},
     .attend = NAME(attend),
     .exponentials = NAME(exponentials),
     .highest = NAME(highest),

@@ -56,10 +56,16 @@ FUNCTIONS = {
 }
 
 
+def library_path() -> str | None:
+    """The file of the compiled engine; None where there is none."""
+    known = (Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES)
+    return os.environ.get(LIBRARY) or next((str(path) for path in known if path.is_file()), None)
+
+
 @functools.cache
 def open_library() -> ctypes.CDLL | str:
     """The compiled engine, or why there is none."""
-    path = os.environ.get(LIBRARY) or next((str(one) for one in _candidates() if one.is_file()), None)
+    path = library_path()
     if path is None:
         return "it was not compiled when yinggem was installed; install a C compiler, then yinggem again"
     try:
@@ -74,11 +80,18 @@ def open_library() -> ctypes.CDLL | str:
     return library
 
 
-def chosen_kernels(library: ctypes.CDLL) -> str | None:
-    """The instruction set whose kernels run, here and now; None where the forced one is missing."""
-    found: bytes | None = library.engine_kernels(os.environ.get(KERNELS, "").encode() or None)
+def chosen_kernels() -> str | None:
+    """The instruction set whose kernels run, here and now; None where there is no engine, or not the one forced."""
+    library = open_library()
+    found = None if isinstance(library, str) else library.engine_kernels(os.environ.get(KERNELS, "").encode() or None)
     return found.decode() if found else None
 
 
-def _candidates() -> list[Path]:
-    return [Path(__file__).with_name(f"_engine{suffix}") for suffix in EXTENSION_SUFFIXES]
+def library_refusal() -> str | None:
+    """Why no model runs in C here; None where some can."""
+    library = open_library()
+    if isinstance(library, str):
+        return library
+    if chosen_kernels() is None:
+        return f"this processor, or this build, has no kernels named {os.environ[KERNELS][:40]} ({KERNELS})"
+    return None

@@ -3,7 +3,8 @@
 A checkpoint is what `torch.save` writes of a plain dict: Lightning's entries, the weights under "state_dict" as
 "model." + the Transformer's key, and under "yinggem" the architecture and the tokenizer as plain data, and how the
 weights are quantized where they are. That alone is enough to generate text. A file may come from anybody: it is
-checked before it is believed, and it never runs code.
+checked before it is believed, and it never runs code. A name that ends in .safetensors gets that format instead; both
+are read by what is in them.
 """
 
 import os
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from yinggem.common.files import is_utf8, write_atomically
-from yinggem.inference.stored_model import FORMAT, PREFIX, StoredModel, checked_content, read_model
-from yinggem.inference.unpickling import StoredTensor
+from yinggem.inference.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
+from yinggem.inference.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
+from yinggem.inference.unpickling import Storage, StoredTensor
 from yinggem.inference.verification import refusal, verify
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
@@ -47,7 +49,8 @@ def save_model(
     kind = quantization_of(model)
     more |= {"quantization": kind} if kind else {}
     content = {"state_dict": weights, "yinggem": metadata(model.config, tokenizer, **more)}
-    write_checkpoint(path, content | (memory_entry(memory) if memory else {}))
+    write = write_safetensors if Path(path).suffix == SUFFIX else write_checkpoint
+    write(path, content | (memory_entry(memory) if memory else {}))
 
 
 def memory_entry(memory: NgramMemory) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def load_model(
     """
     stored = stored or read_model(path)
     kept_as = stored.quantization
-    with torch.device("meta"), _SkipInitialisation():
+    with torch.device("meta"), SkipInitialisation():
         model = Transformer(stored.config)
         if kept_as:
             quantize(model, kept_as)
@@ -99,6 +102,27 @@ def load_model(
     if quantization:
         quantize(model, quantization)
     return model.eval(), stored.tokenizer
+
+
+def stored_model(path: str | Path, weights: dict[str, Tensor], entry: dict[str, Any]) -> StoredModel:
+    """The model that these weights make, checked as those of a checkpoint are.
+
+    Args:
+        path: the file they came from.
+        entry: what `metadata` gives.
+
+    Raises:
+        UserError: as `read_model`.
+    """
+    state = {PREFIX + name: _stored(tensor.detach().contiguous()) for name, tensor in weights.items()}
+    return checked_model(path, {"state_dict": state, "yinggem": entry})
+
+
+def _stored(tensor: Tensor) -> StoredTensor:
+    """The inverse of `_tensor_of`."""
+    bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    storage = Storage(str(tensor.dtype).removeprefix("torch."), bits.numpy().reshape(-1))
+    return StoredTensor(storage, 0, tuple(tensor.shape), tensor.stride())
 
 
 def _tensor_of(stored: StoredTensor) -> Tensor:
@@ -122,19 +146,33 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises:
         UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data.
     """
+    if is_safetensors(path):
+        content = checked_content(path, read_safetensors(path))
+        return {name: _with_tensors(value) for name, value in content.items()}
+    return checked_content(path, _read_archive(path, map_location))
+
+
+def _with_tensors(content: Any) -> Any:
+    """The same content with a tensor in the place of each that is stored."""
+    if isinstance(content, dict):
+        return {name: _with_tensors(value) for name, value in content.items()}
+    return _tensor_of(content) if isinstance(content, StoredTensor) else content
+
+
+def _read_archive(path: str | Path, map_location: Any) -> Any:
+    """What torch.save wrote, of plain data and tensors alone."""
     verify(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if is_utf8(path):
                 mapped = os.name != "nt"  # Windows cannot replace a mapped file, and last.ckpt will be replaced
-                content = torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
+                return torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
             else:  # torch maps files with names in UTF-8 only
                 with open(path, "rb") as file:
-                    content = torch.load(file, map_location=map_location, weights_only=True)
+                    return torch.load(file, map_location=map_location, weights_only=True)
     except Exception:  # the file is hostile or damaged in a way its checksums allow; torch raises all kinds
         raise refusal(path, "cannot be read as plain data and tensors") from None
-    return checked_content(path, content)
 
 
 def clean_leftovers(folder: str | Path) -> list[Path]:
@@ -162,7 +200,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-class _SkipInitialisation(TorchFunctionMode):
+class SkipInitialisation(TorchFunctionMode):
     """Skips initialisation: weights are replaced anyway, and random numbers on "meta" import a compiler for 1 s."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

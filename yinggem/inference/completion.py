@@ -8,7 +8,10 @@ import numpy as np
 from yinggem.common.errors import UserError
 from yinggem.inference.generation import LogitsStep, Network, generate
 from yinggem.inference.sampling import Sampling
+from yinggem.text.marks import PLACE
 from yinggem.text.tokenizer import StreamDecoder, Tokenizer
+
+BETWEEN = "\n\n"  # two documents, where generation goes on
 
 
 class StopStrings:
@@ -47,23 +50,33 @@ class StopStrings:
 
 
 class Completion:
-    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length", "stop" or "copy").
+    """One sample as it grows: its ids, its text, and why it ended (finish_reason "length", "stop", "end" or "copy").
 
-    "copy" is the end where nothing could follow without a copy of the training text that is too long.
+    "end" is the end of a document or of a turn, "copy" where nothing could follow without a copy of the training text
+    that is too long.
 
     Args:
+        ignore_end: go on with another document where one ends; a blank line stands between the two.
         begun: as for `StreamDecoder`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str], begun: bytes = b"") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, seed: int, stops: Sequence[str], ignore_end: bool = False, begun: bytes = b""
+    ) -> None:
         self.seed, self.tokens, self.text = seed, list[int](), ""
         self.finish_reason: str | None = None
+        self._end, self._ignore_end, self._before = tokenizer.end_id, ignore_end, ""
         self._decoder, self._stops = StreamDecoder(tokenizer, begun), StopStrings(stops)
 
     def push(self, token: int) -> str:
         """Take the next id and return the text that is certain by now."""
         self.tokens.append(token)
-        piece = self._stops.push(self._decoder.push(token))
+        if token == self._end and not self._ignore_end:
+            return self.finish("end")
+        if token == self._end:
+            piece, self._before = self._stops.push(self._decoder.finish()), BETWEEN
+        else:
+            piece, self._before = self._stops.push(self._before + self._decoder.push(token)), ""
         if self._stops.found:
             self.finish_reason = "stop"
         self.text += piece
@@ -91,11 +104,13 @@ def complete(
     seeds: Sequence[int],
     stops: Sequence[str] = (),
     steps: Sequence[Sequence[LogitsStep]] = (),
+    ignore_end: bool = False,
 ) -> Iterator[tuple[int, str, Completion]]:
     """Continue `prompt` once per seed, giving (number of the sample, new text, the sample so far).
 
-    As many samples as the network has room for grow side by side; the others follow. An empty prompt is continued from
-    a newline, or from id 0 where the tokenizer has none.
+    As many samples as the network has room for grow side by side; the others follow. The prompt begins a document
+    where the model knows them, and the sample ends with it unless `ignore_end`. An empty one is else continued from a
+    newline, or from id 0 where the tokenizer has none.
 
     Args:
         steps: those of `generate`, for each seed.
@@ -103,14 +118,16 @@ def complete(
     Raises:
         UserError: the tokenizer cannot encode the prompt (at once), or as `generate` (while it runs).
     """
-    samples, ids = [Completion(tokenizer, seed, stops) for seed in seeds], prompt_ids(tokenizer, prompt)
+    samples = [Completion(tokenizer, seed, stops, ignore_end) for seed in seeds]
+    ids = prompt_ids(tokenizer, prompt)
     most = network.most_rows or len(samples)
 
     def run() -> Iterator[tuple[int, str, Completion]]:
         for first in range(0, len(samples), most):
             some = slice(first, first + most)
             prompts = np.array([ids] * len(samples[some]))
-            rounds = generate(network, prompts, max_new_tokens, sampling, seeds[some], steps[some])
+            end = tokenizer.end_id
+            rounds = generate(network, prompts, max_new_tokens, sampling, seeds[some], steps[some], end)
             for number, piece, sample in advance(samples[some], rounds):
                 yield first + number, piece, sample
 
@@ -134,13 +151,25 @@ def advance(samples: list[Completion], steps: Iterator[Sequence[int]]) -> Iterat
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Ids to start from, at least one."""
+    """Ids to start from, at least one. Where the model knows documents, the prompt begins one; a turn follows it."""
+    if tokenizer.end_id is not None:
+        return [tokenizer.end_id, *tokenizer.encode(opening(tokenizer, prompt)), *turn(tokenizer)]
     if prompt:
         return tokenizer.encode(prompt)
     try:
         return tokenizer.encode("\n")
     except UserError:
         return [0]
+
+
+def opening(tokenizer: Tokenizer, prompt: str) -> str:
+    """The text that a prompt stands for: itself, or the template of the pairs that the model learnt with it."""
+    return prompt if tokenizer.template is None else tokenizer.template.replace(PLACE, prompt)
+
+
+def turn(tokenizer: Tokenizer) -> list[int]:
+    """The ids behind a prompt, where a completion begins."""
+    return [] if tokenizer.turn_id is None else [tokenizer.turn_id]
 
 
 def complete_text(

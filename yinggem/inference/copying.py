@@ -11,6 +11,8 @@ from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.memory.stretches import Length, decoded
 from yinggem.text.tokenizer import Tokenizer
 
+MOST_KEPT = 1 << 26  # tokens of a text that is kept once it was decoded
+
 
 class CopyStep:
     """Forbids the ids that would complete a copy: a step of `generate` for one row."""
@@ -47,11 +49,21 @@ class TrainingText:
             raise UserError("This checkpoint does not hold its training text; train a model with memory=ngram.")
         self.ids, self.tokenizer = memory.ids, tokenizer
         self._limit: CopyLimit | None = None
+        self._texts: list[str] | None = None  # in chunks, once it was read to its end
 
     def chunks(self) -> Iterator[str]:
-        """The text from its beginning."""
+        """The text from its beginning; it is decoded once, and kept unless it is long."""
+        if self._texts is not None:
+            yield from self._texts
+            return
+        kept: list[str] = []
         with show_progress("Reading the training text", len(self.ids)) as advance:
-            yield from decoded(self.ids, self.tokenizer, advance)
+            for text in decoded(self.ids, self.tokenizer, advance):
+                if len(self.ids) <= MOST_KEPT:
+                    kept.append(text)
+                yield text
+        if kept:
+            self._texts = kept
 
     def steps(self, max_copy: int | str | Length | None, prompts: Sequence[str]) -> list[list[CopyStep]]:
         """Of every row the steps of `generate` that keep copies to `max_copy` words, or characters as in "40c".

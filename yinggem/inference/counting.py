@@ -56,23 +56,35 @@ def evaluate_with_counting(
     """
     if adaptive and len(ids) > MOST_ADAPTIVE:
         raise UserError(f"--adaptive counts up to {MOST_ADAPTIVE:,} tokens, and these are {len(ids):,}; leave it out.")
-    device, total, pieces = model.norm.weight.device, Comparison(), []
-    for rows in evaluation_rows(ids, context_length, batch_size):
+    device, total, pieces, marks = model.norm.weight.device, Comparison(), [], []
+    for rows, counted in evaluation_rows(ids, context_length, batch_size):
         block = torch.from_numpy(rows).to(device)
         nats = model.loss(block[:, :-1], block[:, 1:], reduction="none").cpu().double().numpy()
         if adaptive:
             pieces.append(nats.ravel())
+            marks += [] if counted is None else [counted.ravel()]
         else:
-            total += compared(rows, nats, token_bytes, memory)
-    return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory) if adaptive else total
+            total += compared(rows, nats, token_bytes, memory, counted)
+    if not adaptive:
+        return total
+    together = np.concatenate(marks)[None] if marks else None
+    return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory, together)
 
 
-def compared(rows: np.ndarray, nats: np.ndarray, token_bytes: np.ndarray, memory: NgramMemory) -> Comparison:
+def compared(
+    rows: np.ndarray,
+    nats: np.ndarray,
+    token_bytes: np.ndarray,
+    memory: NgramMemory,
+    counted: np.ndarray | None = None,
+) -> Comparison:
     """Of rows[:, 1:] in `rows` (B, T + 1) of ids.
 
     Args:
         nats: (B, T) float64, the network's.
+        counted: (B, T) booleans, the targets that count; None: all.
     """
-    tokens, size = nats.size, int(token_bytes[rows[:, 1:]].sum(dtype=np.int64))
     alone, together = memory.score(rows, nats)
-    return Comparison(*(Evaluation(float(each.sum()), tokens, size) for each in (nats, alone, together)))
+    targets, *parts = (x if counted is None else x[counted] for x in (rows[:, 1:], nats, alone, together))
+    tokens, size = targets.size, int(token_bytes[targets].sum(dtype=np.int64))
+    return Comparison(*(Evaluation(float(each.sum()), tokens, size) for each in parts))

@@ -13,7 +13,7 @@ import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
-from yinggem.text.windows import Ids, cut_windows, evaluation_batches
+from yinggem.text.windows import Ids, counted_targets, cut_windows, evaluation_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,14 +72,18 @@ class Evaluation:
         return {name: getattr(self, name) for name in METRICS}
 
 
-def evaluate_batch(model: "Transformer", inputs: "Tensor", targets: "Tensor", token_bytes: "Tensor") -> Evaluation:
+def evaluate_batch(
+    model: "Transformer", inputs: "Tensor", targets: "Tensor", token_bytes: "Tensor", counted: "Tensor | None" = None
+) -> Evaluation:
     """Measure the predictions of one batch of windows.
 
     Args:
         inputs, targets: (B, T) ids.
         token_bytes: (V,) UTF-8 bytes each id stands for, on the device of the targets.
+        counted: (B, T) booleans, the targets that count; None: all.
     """
-    nats = model.loss(inputs, targets, reduction="sum").item()
+    nats = model.loss(inputs, targets, "sum", counted).item()
+    targets = targets if counted is None else targets[counted]
     return Evaluation(nats, targets.numel(), int(token_bytes[targets].sum()))
 
 
@@ -101,20 +105,25 @@ def evaluate(
     device, total = model.norm.weight.device, Evaluation()
     with torch.inference_mode():
         lengths = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
-        for rows in evaluation_rows(ids, context_length, batch_size):
+        for rows, counted in evaluation_rows(ids, context_length, batch_size):
             block = torch.from_numpy(rows).to(device)
-            total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths)
+            counts = None if counted is None else torch.from_numpy(counted).to(device)
+            total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths, counts)
     return total
 
 
-def evaluation_rows(ids: Ids, context_length: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The windows of a full pass in batches (B, T + 1), with a progress bar; UserError where nothing is to predict."""
+def evaluation_rows(ids: Ids, context_length: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The windows of a full pass in batches (B, T + 1), with a progress bar, and as `counted_targets` which count.
+
+    Raises:
+        UserError: nothing is to predict.
+    """
     if len(ids) < 2:
         raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; evaluate on a longer one.")
     with show_progress("Evaluating", len(ids) - 1) as advance:
         for windows in evaluation_batches(len(ids), context_length, batch_size):
             rows = cut_windows(ids, windows)
-            yield rows
+            yield rows, counted_targets(ids, windows, rows)
             advance(rows[:, 1:].size)
 
 

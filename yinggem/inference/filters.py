@@ -78,9 +78,11 @@ class History:
 
     Args:
         prompt: ids; they count as seen.
+        exempt: an id that counts as unseen: the end of a document, which every text begins with.
     """
 
-    def __init__(self, prompt: Sequence[int], vocab_size: int, sampling: Sampling) -> None:
+    def __init__(self, prompt: Sequence[int], vocab_size: int, sampling: Sampling, exempt: int | None = None) -> None:
+        self.exempt = exempt
         self.counts: np.ndarray | None = None  # (V,): how often each id stands in the repetition window
         self.recent: deque[int] | None = None  # the ids in it, oldest first
         self.window, self.size = sampling.repetition_window, sampling.no_repeat_ngram_size
@@ -109,6 +111,7 @@ class History:
         if self.counts is None:
             return logits
         seen = np.flatnonzero(self.counts)
+        seen = seen[seen != self.exempt] if self.exempt is not None else seen
         values, changed = logits[seen], logits.copy()
         changed[seen] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
         return changed

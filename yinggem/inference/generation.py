@@ -74,6 +74,7 @@ def generate(
     sampling: Sampling,
     seeds: Sequence[int],
     steps: Sequence[Sequence[LogitsStep]] = (),
+    end: int | None = None,
 ) -> Iterator[Sequence[int]]:
     """Continue each row of `prompts` (B, T), T >= 1, giving the next ids (B,) as they are made.
 
@@ -81,6 +82,7 @@ def generate(
         seeds: one per row; a row's text depends on its own prompt and seed only, whatever the engine.
         steps: of each row, applied in their order, before everything that `sampling` asks for. Where they leave a row
             nothing to draw, NOTHING takes the place of its ids from then on; when all have ended, so does generation.
+        end: the id of the end of a document, which no penalty touches; going on behind it is up to the caller.
 
     Raises:
         UserError: the prompt is empty, max_new_tokens is below 1, or the model's output is not finite.
@@ -89,9 +91,10 @@ def generate(
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
     if not prompts.shape[1]:
         raise UserError("The prompt is empty; generation needs one token to start from.")
-    if not any(steps) and network.draws(sampling, len(prompts)):
+    spared = end is not None and sampling.repetition_penalty != 1  # of which a network that draws itself knows nothing
+    if not any(steps) and not spared and network.draws(sampling, len(prompts)):
         return network.draw(prompts, max_new_tokens, sampling, seeds)
-    return _generate(network, prompts, max_new_tokens, sampling, seeds, steps or [()] * len(prompts))
+    return _generate(network, prompts, max_new_tokens, sampling, seeds, steps or [()] * len(prompts), end)
 
 
 def _generate(
@@ -101,8 +104,9 @@ def _generate(
     sampling: Sampling,
     seeds: Sequence[int],
     steps: Sequence[Sequence[LogitsStep]],
+    end: int | None,
 ) -> Iterator[list[int]]:
-    histories = [History(prompt.tolist(), network.config.vocab_size, sampling) for prompt in prompts]
+    histories = [History(prompt.tolist(), network.config.vocab_size, sampling, end) for prompt in prompts]
     texts, tokens = network.read(prompts), [0] * len(prompts)
     try:
         for position in range(max_new_tokens):

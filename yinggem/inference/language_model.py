@@ -15,6 +15,7 @@ from yinggem.inference.generation import LogitsStep, Network
 from yinggem.inference.memory_step import memory_steps
 from yinggem.inference.opening import open_network
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
+from yinggem.inference.starter import memory_of
 from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
@@ -72,7 +73,7 @@ class LanguageModel:
         """
         stored = read_model(path)
         network = open_network(stored, device, quantization)
-        return cls(network, stored.tokenizer, trained_context_length(stored.entry), stored.memory)
+        return cls(network, stored.tokenizer, trained_context_length(stored.entry), memory_of(stored))
 
     @property
     def config(self) -> ModelConfig:
@@ -89,6 +90,7 @@ class LanguageModel:
         max_copy: int | str | None = None,
         memory: float | None = None,
         generated: Sequence[tuple[int, int]] = (),
+        ignore_end: bool = False,
         **sampling: Any,
     ) -> str:
         """The text that follows `prompt`, as `yinggem generate` prints it: the same settings give the same text.
@@ -99,12 +101,14 @@ class LanguageModel:
                 40 characters. The text ends where nothing else can follow. None: no limit.
             memory: from 0, the network alone, to 1, as it was fitted to what counting says; None: 1 if there is one.
             generated: stretches [from, to) of the prompt, in characters, that a model wrote: they are not counted.
+            ignore_end: go on with another document where one ends, rather than stop.
             sampling: temperature, top_k, top_p and the other fields of `yinggem.inference.sampling.Sampling`.
 
         Raises:
             UserError: a setting is out of range; the tokenizer cannot encode the prompt; `max_copy` without a memory.
         """
         how: dict[str, Any] = {"max_copy": max_copy, "memory": memory, "generated": generated, **sampling}
+        how["ignore_end"] = ignore_end
         return "".join(self.stream(prompt, max_new_tokens=max_new_tokens, seed=seed, stop=stop, **how))
 
     def stream(
@@ -117,6 +121,7 @@ class LanguageModel:
         max_copy: int | str | None = None,
         memory: float | None = None,
         generated: Sequence[tuple[int, int]] = (),
+        ignore_end: bool = False,
         **sampling: Any,
     ) -> Iterator[str]:
         """The pieces of the text that `generate` returns, each as soon as it is made."""
@@ -127,19 +132,24 @@ class LanguageModel:
             self._training = TrainingText(self.memory, self.tokenizer)
         steps: list[LogitsStep] = [*memory_steps(self.memory, self.tokenizer, prompt, 1, memory, generated)[0]]
         steps += self._training.steps(max_copy, [prompt])[0] if self._training else []
-        pieces = complete(self.network, self.tokenizer, prompt, max_new_tokens, settings, [seed], stop, [steps])
+        limits = stop, [steps], ignore_end
+        pieces = complete(self.network, self.tokenizer, prompt, max_new_tokens, settings, [seed], *limits)
         return (piece for _, piece, _ in pieces if piece)
 
     def score(self, text: str) -> Score:
         """How well the model predicts a text, with its memory if it has one; the sums are those of `yinggem evaluate`.
 
+        Where the model knows documents, the text is one: its first token is predicted as well, and its end.
+
         Raises:
             UserError: the tokenizer cannot encode the text, or makes less than two tokens of it.
         """
-        ids = self.tokenizer.encode_array(text)
+        ids, end = self.tokenizer.encode_array(text), self.tokenizer.end_id
+        if end is not None and len(ids):
+            ids = np.concatenate([[end], ids, [end]]).astype(ids.dtype)
         if len(ids) < 2:
             raise UserError(f"A text of {len(ids)} tokens holds nothing to predict; score a longer one.")
-        nats = self._nats(ids.astype(np.int64)).tolist()
+        nats = self.nats_of(ids.astype(np.int64)).tolist()
         size = int(self.tokenizer.token_byte_lengths[ids[1:]].sum(dtype=np.int64))
         tokens = [
             ScoredToken(self.tokenizer.decode([token]), value)
@@ -147,7 +157,7 @@ class LanguageModel:
         ]
         return Score(sum(nats), Evaluation(sum(nats), len(nats), size).bits_per_byte, tokens)
 
-    def _nats(self, ids: np.ndarray) -> np.ndarray:
+    def nats_of(self, ids: np.ndarray) -> np.ndarray:
         """(N - 1,) float64: of every one of ids (N,) but the first."""
         found = []
         for start in range(0, len(ids) - 1, self.context_length):

@@ -7,9 +7,11 @@ import numpy as np
 
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
-from yinggem.inference.completion import prompt_ids
+from yinggem.inference.completion import opening, prompt_ids
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
+
+MOST_SHARE = 2.0  # of what counting says, beyond what was fitted
 
 
 class MemoryStep:
@@ -54,14 +56,14 @@ def memory_steps(
 
     Args:
         rows: how often the prompt is continued.
-        share: from 0, the network alone, to 1, the fitted mixture; None: 1 where there is a memory.
+        share: 0 is the network alone, 1 the fitted mixture, at most MOST_SHARE; None: 1 where there is a memory.
         generated: as `typed_ids`.
 
     Raises:
-        UserError: `share` is not from 0 to 1, or is asked for without a memory; as `typed_ids`.
+        UserError: `share` is out of range, or is asked for without a memory; as `typed_ids`.
     """
     if share is not None:
-        check_number("memory", share, 0, 1)
+        check_number("memory", share, 0, MOST_SHARE)
         if share and memory is None:
             raise UserError("This checkpoint has no memory; leave --memory out, or train a model with memory=ngram.")
     if memory is None or share == 0:
@@ -83,7 +85,8 @@ def typed_ids(
         UserError: a stretch is not one of the prompt.
     """
     found = np.array(ids, np.int64)
-    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64))
+    before = opening(tokenizer, prompt).partition(prompt)[0] if prompt else ""  # of a template
+    ends = np.cumsum(tokenizer.token_byte_lengths[found].astype(np.int64)) - len(before.encode())
     starts = ends - tokenizer.token_byte_lengths[found]
     for stretch in generated:
         first, last = stretch

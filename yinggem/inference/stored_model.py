@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from yinggem.common.errors import UserError
+from yinggem.inference.safetensors_file import is_safetensors, read_safetensors
 from yinggem.inference.unpickling import StoredTensor
 from yinggem.inference.verification import read_plain, refusal
 from yinggem.memory.ngram_memory import NgramMemory
@@ -77,7 +78,12 @@ def read_model(path: str | Path) -> StoredModel:
         UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data; or
             architecture, weights and tokenizer do not belong together.
     """
-    content = checked_content(path, read_plain(path))
+    return checked_model(path, read_safetensors(path) if is_safetensors(path) else read_plain(path))
+
+
+def checked_model(path: str | Path, content: Any) -> StoredModel:
+    """The model of a checkpoint's dict, which was read from a file; UserError as `read_model`."""
+    content = checked_content(path, content)
     entry = content["yinggem"]
     try:
         config, tokenizer = ModelConfig.from_dict(entry.get("model_config")), from_state_dict(entry.get("tokenizer"))

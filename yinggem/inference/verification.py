@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -72,7 +72,8 @@ class _Archive:
         self.structure = archive.read(structure[0])
         self.folder = structure[0].filename.removesuffix("data.pkl")
         order = f"{self.folder}byteorder"
-        self.is_big_endian = order in archive.namelist() and archive.read(order) == b"big"
+        is_big = order in archive.namelist() and archive.read(order) == b"big"
+        self.order: Literal[">", "<"] = ">" if is_big else "<"
         self.content: np.ndarray | None = None
         self.storages: dict[tuple[str, str, int], np.ndarray] = {}
 
@@ -84,29 +85,32 @@ class _Archive:
         return self.storages[which]
 
     def _storage(self, key: str, kind: str, count: int) -> np.ndarray:
-        entry, dtype = self.archive.getinfo(f"{self.folder}data/{key}"), np.dtype(kind)
+        entry, dtype = self.archive.getinfo(f"{self.folder}data/{key}"), np.dtype(kind).newbyteorder(self.order)
         if count * dtype.itemsize > entry.file_size:
             raise NotPlainError("a storage has fewer numbers than it declares")
         self.file.seek(entry.header_offset)
         start = entry.header_offset + LOCAL_HEADER.size + sum(LOCAL_HEADER.unpack(self.file.read(LOCAL_HEADER.size)))
-        values = self._content()[start : start + count * dtype.itemsize].view(
-            dtype.newbyteorder(">" if self.is_big_endian else "<")
-        )
-        if len(values) != count:
-            raise NotPlainError("a storage reaches beyond the file")
-        aligned = values.flags.aligned and values.dtype.isnative
-        return values if aligned else values.astype(dtype)  # newer than the rest of the file: torch aligns them
-
-    def _content(self) -> np.ndarray:
-        """The bytes of the whole file. They can be written to, which changes no file: torch takes no others."""
         if self.content is None:
-            if os.name == "nt":  # Windows cannot replace a mapped file, and last.ckpt will be replaced
-                self.file.seek(0)
-                self.content = np.frombuffer(bytearray(self.file.read()), np.uint8)
-            else:
-                mapped = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
-                self.content = np.frombuffer(mapped, np.uint8)
-        return self.content
+            self.content = map_file(self.file)
+        return numbers_in(self.content, start, count, dtype)
+
+
+def map_file(file: BinaryIO) -> np.ndarray:
+    """(N,) the bytes of a file. They can be written to, which changes no file: torch takes no others."""
+    if os.name == "nt":  # Windows cannot replace a mapped file, and last.ckpt will be replaced
+        file.seek(0)
+        return np.frombuffer(bytearray(file.read()), np.uint8)
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+
+
+def numbers_in(content: np.ndarray, start: int, count: int, dtype: np.dtype) -> np.ndarray:
+    """(count,) numbers that lie in the bytes of a file from `start` on; NotPlainError where the file ends before."""
+    values = content[start : start + count * dtype.itemsize]
+    if len(values) != count * dtype.itemsize:
+        raise NotPlainError("a storage reaches beyond the file")
+    values = values.view(dtype)
+    # Whoever writes these files aligns numbers, and on machines like this one; all others are copied.
+    return values if values.flags.aligned and dtype.isnative else values.astype(dtype.newbyteorder("="))
 
 
 @contextmanager

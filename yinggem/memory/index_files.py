@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import zlib
 from collections.abc import Callable
@@ -11,10 +12,13 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from yinggem.common.cache_folder import cached_file, default_cache_dir, usable_folder
-from yinggem.memory.index import NgramIndex, build_index, open_index, write_index
+from yinggem.memory.index import DISCOUNT_LIMITS, NgramIndex, build_index, first_places, longest_ngram
+from yinggem.memory.marks import Marks
 
 MOST_BYTES = 4 << 30  # of all texts together; what was used longest ago goes first
-VERSION = "1"
+VERSION = "2"
+MAGIC = b"yinggem-places-2\n"
+ALIGNED = 64  # bytes; where an array begins in a file
 Content = TypeVar("Content")
 
 
@@ -26,7 +30,7 @@ def cached_index(ids: np.ndarray, vocab_size: int, cache_dir: Path | None = None
     return _cached(
         f"{fingerprint(ids, vocab_size)}.ngrams",
         lambda file: write_index(file, build_index(ids, vocab_size)),
-        open_index,
+        lambda path: open_index(path, ids, vocab_size),
         cache_dir,
     )
 
@@ -85,3 +89,47 @@ def _limit(folder: Path, newest: Path) -> None:
         with contextlib.suppress(OSError):  # Windows removes no file that is mapped
             path.unlink()
             total -= size
+
+
+def write_index(file: BinaryIO, index: NgramIndex) -> None:
+    """Write an index so that `open_index` can map it into memory; its text is left out."""
+    arrays = [index.suffixes, index.alone, index.discounts, *(marks.words for marks in index.marks)]
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), checksum)
+    header = json.dumps({"shapes": [[array.dtype.str, *array.shape] for array in arrays], "checksum": checksum})
+    file.write(MAGIC)
+    file.write(header.encode() + b" " * (-(len(MAGIC) + len(header) + 1) % ALIGNED) + b"\n")
+    for array in arrays:
+        file.write(array.tobytes() + bytes(-array.nbytes % ALIGNED))
+
+
+def open_index(path: Path, ids: np.ndarray, vocab_size: int) -> NgramIndex | None:
+    """Map the index of ids (N,) that `write_index` wrote; None for anything else, and where a byte is another."""
+    try:
+        content = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        with open(path, "rb") as file:
+            if file.readline() != MAGIC:
+                return None
+            header = json.loads(file.readline(1 << 16))
+            place = file.tell()
+        found, checksum = [], 0
+        for kind, *shape in header["shapes"]:
+            if kind not in ("<u8", "<u4", "<f8"):
+                return None
+            size = np.dtype(kind).itemsize * int(np.prod(shape))
+            found.append(content[place : place + size].view(kind).reshape(shape))
+            checksum = zlib.crc32(content[place : place + size].data, checksum)
+            place += size + -size % ALIGNED
+        suffixes, alone, discounts, *words = found
+        longest = longest_ngram(vocab_size)
+        shapes = suffixes.shape, alone.shape, discounts.shape, len(words)
+        if checksum != header["checksum"] or shapes != (ids.shape, (vocab_size,), (longest, 4), longest - 1):
+            return None
+        if suffixes.max() >= len(ids) or not (abs(discounts) <= DISCOUNT_LIMITS).all():
+            return None
+        marks = tuple(Marks(each) for each in words)
+        kept = all(each.size >= len(ids) for each in marks)
+        return NgramIndex(ids, suffixes, first_places(ids, vocab_size), alone, discounts, marks) if kept else None
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None

@@ -11,15 +11,15 @@ import numpy as np
 from yinggem.common.errors import UserError
 from yinggem.memory.index import longest_ngram
 from yinggem.memory.index_files import cached_bytes, cached_index
-from yinggem.memory.mixture import FIXED, Mixture
+from yinggem.memory.mixture import SOURCES, SUMMARY, Mixture, fixed
 from yinggem.memory.text_counts import TextCounts
 from yinggem.memory.window_counts import score_windows, window_distribution
 
 COUNTED_TOKENS = 1 << 24  # of a longer text the last so many are counted, which are nearest to what is asked about
 MOST_TOKENS = 1 << 31  # of a checkpoint's memory
 READ_BACK = 1 << 16  # tokens of what a person typed that are counted, the last ones
-WINDOW = 2, slice(3, 6)  # where the window stands among the sources, and among the features
-ALL, COUNTING = (True, True, True), (False, True, True)  # of yinggem.memory.mixture.SOURCES
+DEEPER = (12, 16, 24)  # tokens of contexts that are looked for in a window beside all up to one more than in the text
+SHORT = (1, 3)  # tokens of contexts in a window whose followers are a source of their own
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,16 @@ class NgramMemory:
 
     ids: np.ndarray
     vocab_size: int
-    scoring: Mixture = FIXED
-    generating: Mixture = FIXED
+    scoring: Mixture = None  # type: ignore[assignment]  # made in __post_init__
+    generating: Mixture = None  # type: ignore[assignment]
     cache_dir: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        # In few bytes, and alike in a run and in its checkpoint: then both find the same index.
+        object.__setattr__(self, "ids", self.ids.astype(_kind(self.vocab_size), copy=False))
+        for name in ("scoring", "generating"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, fixed(*mixed(self.vocab_size)))
 
     @property
     def counted(self) -> np.ndarray:
@@ -47,7 +54,7 @@ class NgramMemory:
     @property
     def longest(self) -> int:
         """Tokens of the longest context that is looked for in a window."""
-        return longest_ngram(self.vocab_size) + 1
+        return DEEPER[-1]
 
     @cached_property
     def counts(self) -> TextCounts:
@@ -59,20 +66,26 @@ class NgramMemory:
         """`compressed`, made once for every text."""
         return cached_bytes(self.ids, self.vocab_size, lambda: compressed(self.ids, self.vocab_size), self.cache_dir)
 
-    def _all_sources(self, rows: np.ndarray, network: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `sources`, the network's probabilities before the others: (B, T, 3)."""
-        counted, features = self.sources(rows)
-        return np.concatenate([np.exp(-network)[..., None], counted], -1), features
-
-    def sources(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def sources(self, rows: np.ndarray, typed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """What counting says of rows[:, 1:], for `rows` (B, T + 1) of ids.
 
+        Args:
+            typed: (B,) how many tokens of each row are counted, its first; None: all.
+
         Returns:
-            Probabilities (B, T, 2) of the text and of the window, and the features (B, T, F) of the mixture.
+            Probabilities (B, T, S - 1): of the whole of the text's counts and of the window's, then of shorter contexts
+            of both. The features (B, T, F) of the mixture: those of the longest contexts of both and the log of how
+            many tokens stand before, then those of every context.
         """
         text, known = self.counts.score(rows)
-        window, seen = score_windows(rows, self.vocab_size, self.longest)
-        return np.stack([text, window], -1), np.concatenate([known, seen, _positions(*text.shape)], -1)
+        window, seen = score_windows(rows, self.vocab_size, window_orders(self.vocab_size), typed)
+        positions = np.broadcast_to(np.log(np.arange(1, rows.shape[1]))[:, None], (*text.shape[:2], 1))
+        return self._ordered(text, window), _arranged(known, seen, positions)
+
+    def _ordered(self, text: np.ndarray, window: np.ndarray) -> np.ndarray:
+        """(..., S - 1) of the probabilities of all contexts; those of no context in the text are left out."""
+        short = [window_orders(self.vocab_size).index(order) for order in SHORT]
+        return np.concatenate([text[..., -1:], window[..., -1:], text[..., 1:-1], window[..., short]], -1)
 
     def score(self, rows: np.ndarray, network: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nats of rows[:, 1:] for `rows` (B, T + 1) of ids: by counting alone, and by network and counting together.
@@ -80,11 +93,9 @@ class NgramMemory:
         Args:
             network: (B, T) float64, the network's nats.
         """
-        probabilities, features = self._all_sources(rows, network)
-        alone, together = (
-            -np.log((self.scoring.weights(features, sources) * probabilities).sum(-1)) for sources in (COUNTING, ALL)
-        )
-        return alone, together
+        counted, features = self.sources(rows)
+        alone = -np.log((self.scoring.weights(features, network=False)[..., 1:] * counted).sum(-1))
+        return alone, -np.log((self.scoring.weights(features) * _with_network(network, counted)).sum(-1))
 
     def distribution(
         self, network: np.ndarray, context: np.ndarray, typed: np.ndarray, share: float = 1.0, length: int | None = None
@@ -95,15 +106,17 @@ class NgramMemory:
             network: (V,) probabilities.
             context: (M,) ids before it, of which the last few count.
             typed: ids that a person typed: the only ones beside the training text whose followers are counted.
-            share: how far from the network, 0, to the fitted mixture, 1.
+            share: 0 is the network alone, 1 the fitted mixture; above, what counts have of the sum is so many times as
+                large, all of it at most.
             length: tokens before it, where `context` has only the last of them.
         """
         text, known = self.counts.distribution(context)
-        window, seen = window_distribution(typed[-READ_BACK:], context, self.vocab_size, self.longest)
-        features = np.concatenate([known, seen, [np.log(length or len(context))]])
-        weights = self.generating.weights(features) * share
-        weights[0] += 1 - share
-        return weights[0] * network + weights[1] * text + weights[2] * window
+        orders = window_orders(self.vocab_size)
+        window, seen = window_distribution(typed[-READ_BACK:], context, self.vocab_size, orders)
+        weights = self.generating.weights(_arranged(known, seen, np.log([length or len(context)])))
+        counted = min(share, 1 / (1 - weights[0])) * weights[1:]
+        mixed: np.ndarray = (1 - counted.sum()) * network + self._ordered(text, window) @ counted
+        return mixed
 
     def fitted(self, rows: np.ndarray, network: np.ndarray) -> "NgramMemory":
         """This memory with mixtures fitted to `rows` (B, T + 1) of text that neither it nor the network has seen.
@@ -113,13 +126,13 @@ class NgramMemory:
         Args:
             network: (B, T) float64, the network's nats.
         """
-        probabilities, features = self._all_sources(rows, network)
-        scoring = self.scoring.fitted(_flat(features), _flat(probabilities), ALL)
+        counted, features = self.sources(rows)
+        scoring = self.scoring.fitted(_flat(features), _flat(_with_network(network, counted)))
         typed = np.arange(len(rows)) % 4 * rows.shape[1] // 4  # prompts of several lengths, and none
-        source, about = WINDOW
-        probabilities[..., source], features[..., about] = score_windows(rows, self.vocab_size, self.longest, typed)
+        counted, features = self.sources(rows, typed)
         generated = np.arange(1, rows.shape[1]) >= typed[:, None]
-        generating = self.generating.fitted(features[generated], probabilities[generated], ALL)
+        probabilities = _with_network(network, counted)[generated]
+        generating = self.generating.fitted(features[generated], probabilities)
         return replace(self, scoring=scoring, generating=generating)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +148,9 @@ class NgramMemory:
         tokens, vocab_size = content.get("tokens"), content.get("vocab_size")
         if not (type(tokens) is int and 1 <= tokens <= MOST_TOKENS and type(vocab_size) is int and vocab_size >= 1):
             raise UserError("The memory is damaged.")
-        scoring, generating = (Mixture.from_dict(content.get(name)) for name in ("scoring", "generating"))
+        scoring, generating = (
+            Mixture.from_dict(content.get(name), *mixed(vocab_size)) for name in ("scoring", "generating")
+        )
         return cls(decompressed(packed, tokens, vocab_size), vocab_size, scoring, generating)
 
 
@@ -174,9 +189,26 @@ def _filter(width: int) -> dict[str, int]:
     return {"id": lzma.FILTER_LZMA2, "preset": 6, "lc": min(3, 4 - bits), "lp": bits, "pb": bits}
 
 
-def _positions(batch: int, length: int) -> np.ndarray:
-    """(B, T, 1): the log of how many tokens stand before, a feature of the mixture."""
-    return np.broadcast_to(np.log(np.arange(1, length + 1))[None, :, None], (batch, length, 1))
+def window_orders(vocab_size: int) -> tuple[int, ...]:
+    """Tokens of the contexts that are looked for in a window."""
+    return *range(longest_ngram(vocab_size) + 2), *DEEPER
+
+
+def mixed(vocab_size: int) -> tuple[int, int]:
+    """How many features a mixture reads, and how many sources it weighs."""
+    longest, orders = longest_ngram(vocab_size), len(window_orders(vocab_size))
+    return SUMMARY + 2 * (longest - 1) + 2 * orders, len(SOURCES) + (longest - 2) + len(SHORT)
+
+
+def _arranged(text: np.ndarray, window: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """The features of text, window and position, those of the longest contexts first."""
+    parts = [text[..., :3], window[..., :3], position, text[..., 3:], window[..., 3:]]
+    return np.concatenate(parts, -1)
+
+
+def _with_network(nats: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """The network's probabilities before those of counting: (B, T, S)."""
+    return np.concatenate([np.exp(-nats)[..., None], counted], -1)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

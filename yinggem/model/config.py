@@ -23,8 +23,10 @@ class ModelConfig:
     """The architecture of a `Transformer`, and nothing about how it is trained or run.
 
     Defaults are YingGem-T1. `num_key_value_heads=None` means as many as query heads; `attention_window=None`
-    means full causal attention. Dropout rates are probabilities. `activation` and `norm` are names in
-    `yinggem.model.activations.ACTIVATIONS` and `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm.
+    means full causal attention; `head_bias=None` gives the head a bias where `bias` is true. Dropout rates are
+    probabilities. `activation` and `norm` are names in `yinggem.model.activations.ACTIVATIONS` and
+    `yinggem.model.norms.NORMS`; `rms_norm_eps` is the eps of every norm. `document_end` is the id behind which a token
+    sees nothing that stood before it; None: there is none.
 
     Raises:
         UserError: a value has the wrong type or is out of range; the sentence names it and the remedy.
@@ -47,6 +49,8 @@ class ModelConfig:
     initializer_range: float = 0.02
     activation: str = "geglu"
     norm: str = "rms"
+    head_bias: bool | None = None
+    document_end: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size"):
@@ -63,6 +67,9 @@ class ModelConfig:
         for name in ("bias", "qk_norm", "tie_word_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"model.{name} must be true or false, not {getattr(self, name)!r}.")
+        self._check_whole("document_end", 0, self.vocab_size - 1, optional=True)
+        if not isinstance(self.head_bias, bool | None):
+            raise UserError(f"model.head_bias must be true, false or null, not {self.head_bias!r}.")
         self._check_name("activation", ACTIVATIONS)
         self._check_name("norm", NORMS)
         self._check_heads()
@@ -108,6 +115,11 @@ class ModelConfig:
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
+    def head_has_bias(self) -> bool:
+        """`head_bias` with the default resolved."""
+        return self.bias if self.head_bias is None else self.head_bias
+
+    @property
     def parameters(self) -> int:
         """Number of trainable parameters of the `Transformer` this describes."""
         hidden, inner, bias = self.hidden_size, self.intermediate_size, int(self.bias)
@@ -116,7 +128,7 @@ class ModelConfig:
         mlp = (hidden + bias) * (2 if ACTIVATIONS[self.activation].gated else 1) * inner + (inner + bias) * hidden
         vectors = 1 + int(self.bias and NORMS[self.norm].has_bias)  # of a norm: its weight and perhaps a bias
         norms = vectors * (2 * hidden + (2 * self.head_size if self.qk_norm else 0))
-        head = bias * self.vocab_size + (0 if self.tie_word_embeddings else hidden * self.vocab_size)
+        head = int(self.head_has_bias) * self.vocab_size + (0 if self.tie_word_embeddings else hidden * self.vocab_size)
         return self.vocab_size * hidden + self.num_hidden_layers * (attention + mlp + norms) + vectors * hidden + head
 
     def to_dict(self) -> dict[str, Any]:

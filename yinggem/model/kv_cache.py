@@ -7,6 +7,7 @@ from torch import Tensor
 
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
+from yinggem.model.masks import Documents
 
 
 class KVCache:
@@ -33,6 +34,7 @@ class KVCache:
         slots = min(slots, self.window or slots)
         shape = (config.num_hidden_layers, batch_size, config.key_value_heads, slots, config.head_size)
         self.keys, self.values = (zeros_in_huge_pages(shape, dtype, device) for _ in range(2))
+        self._documents: Tensor | None = None  # (B, slots): the number of each position's document, where they matter
         self._step_views: list[tuple[Tensor, ...]] = []  # of each layer, for one token: its slot's k and v, then all
 
     @property
@@ -42,7 +44,7 @@ class KVCache:
 
     def reset(self) -> None:
         """Forget everything; the buffers are reused."""
-        self.length = 0
+        self.length, self._documents = 0, None
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` more positions; called once per forward pass, before the layers."""
@@ -73,6 +75,9 @@ class KVCache:
         self.keys, self.values = (
             zeros_in_huge_pages((layers, rows, heads, slots, size), x.dtype, x.device) for x in old
         )
+        if self._documents is not None:
+            old_numbers = self._documents.expand(rows, -1)
+            self._documents = torch.cat((old_numbers, old_numbers.new_zeros(rows, slots - held)), dim=1)
         if self.length:
             for new, x in zip((self.keys, self.values), old, strict=True):
                 new[:, :, :, :held] = x
@@ -99,6 +104,27 @@ class KVCache:
         order = torch.arange(seen + tokens - kept, seen + tokens, device=key.device) % slots
         keys[:, :, order], values[:, :, order] = key[:, :, -kept:], value[:, :, -kept:]
         return visible
+
+    def documents(self, begins: Tensor) -> Documents:
+        """The documents of the next positions and of all that `extend` returns for them, before the first layer.
+
+        Args:
+            begins: (B, T) booleans, which of the next tokens begin a document.
+        """
+        tokens, seen, slots = begins.size(1), self.length, self.slots
+        if self._documents is None:
+            self._documents = torch.zeros(len(begins), slots, dtype=torch.int64, device=begins.device)
+        held = self._documents
+        before = held[:, (seen - 1) % slots] if seen else held.new_zeros(len(held))
+        numbers = before[:, None] + begins.cumsum(1)
+        if tokens == 1:
+            held[:, seen % slots] = numbers[:, 0]
+            return Documents(numbers, held[:, : min(seen + 1, slots)])
+        order = torch.arange(max(0, seen - slots + 1), seen, device=begins.device) % slots
+        keys = torch.cat((held[:, order], numbers), dim=1)
+        kept = min(tokens, slots)
+        held[:, torch.arange(seen + tokens - kept, seen + tokens, device=begins.device) % slots] = numbers[:, -kept:]
+        return Documents(numbers, keys)
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` positions as seen."""

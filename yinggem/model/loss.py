@@ -13,7 +13,7 @@ def next_token_loss(
 
     Args:
         hidden: (B, T, D) or (N, D); weight: (V, D); targets: (B, T) or (N,) ids; bias: (V,) or None.
-        reduction: "mean" over every target, "sum", or "none": one loss a target, without gradients.
+        reduction: "mean" over every target (0 of none), "sum", or "none": one loss a target, without gradients.
 
     Returns:
         A float32 scalar (float64 for float64 inputs), or as many as `targets`, in its shape.
@@ -28,7 +28,7 @@ def next_token_loss(
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     hidden, targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
-    scale = 1.0 / targets.numel() if reduction == "mean" else 1.0
+    scale = 1.0 / max(1, targets.numel()) if reduction == "mean" else 1.0
     with torch.autocast(device, enabled=False):
         if reduction == "none":
             return token_cross_entropy(hidden, weight, targets, bias).reshape(shape)

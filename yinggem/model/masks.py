@@ -1,7 +1,20 @@
 """Which keys a query sees."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Documents(NamedTuple):
+    """The numbers of the documents that queries (B, T) and keys (B, S) belong to: a query sees keys of its own."""
+
+    queries: Tensor
+    keys: Tensor
+
+    def same(self) -> Tensor:
+        """(B, 1, T, S) booleans: True where both are of one document."""
+        return (self.queries[:, :, None] == self.keys[:, None])[:, None]
 
 
 def band_mask(length: int, total: int, window: int, device: torch.device | None = None) -> Tensor:

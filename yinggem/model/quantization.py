@@ -102,6 +102,17 @@ def quantize(model: Transformer, kind: str = "int8") -> Transformer:
     return model.requires_grad_(False)
 
 
+def dequantized(model: Transformer) -> Transformer:
+    """A new model in floats, for training, with the weights that the integers of `model` stand for."""
+    made = Transformer(model.config)
+    weights = {
+        f"{name}.weight": module.weight for name, module in model.named_modules() if isinstance(module, QuantizedMatrix)
+    }
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name in made.state_dict()}
+    made.load_state_dict(kept | weights)
+    return made
+
+
 def quantization_of(model: Transformer) -> str | None:
     """How the weights of `model` are kept: one of `QUANTIZATIONS`, or None for floats."""
     kinds = {"int4" if isinstance(m, Int4Matrix) else "int8" for m in model.modules() if isinstance(m, QuantizedMatrix)}

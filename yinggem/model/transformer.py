@@ -10,6 +10,7 @@ from yinggem.model.config import ModelConfig
 from yinggem.model.kv_cache import KVCache
 from yinggem.model.layers import MLP, Linear, Norm, TiedHead
 from yinggem.model.loss import next_token_loss
+from yinggem.model.masks import Documents
 from yinggem.model.rope import rotary_angles, rotate
 
 Angles = tuple[Tensor, Tensor]
@@ -35,13 +36,20 @@ class Attention(nn.Module):
         if config.qk_norm:
             self.query_norm, self.key_norm = (make_norm(config, self.size) for _ in range(2))
 
-    def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         query, key, value = self.project(x, angles)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
         dropout = self.dropout if self.training else 0.0
-        out = self.attend(query, key, value, self.window, dropout, self.backend)
+        out = self.attend(query, key, value, self.window, dropout, self.backend, documents)
         mixed: Tensor = self.output(out.transpose(1, 2).flatten(2))
         return mixed
 
@@ -70,9 +78,16 @@ class Block(nn.Module):
         self.mlp = MLP(config.hidden_size, config.intermediate_size, config.bias, config.activation)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Tensor, angles: Angles, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, layer))
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, cache, layer, documents))
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return out
 
@@ -98,9 +113,9 @@ class Transformer(nn.Module):
         self.norm = make_norm(config, config.hidden_size)
         self.head: Linear | TiedHead
         if config.tie_word_embeddings:
-            self.head = TiedHead(self.embedding, config.bias)
+            self.head = TiedHead(self.embedding, config.head_has_bias)
         else:
-            self.head = Linear(config.hidden_size, config.vocab_size, bias=config.bias)
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=config.head_has_bias)
         self.reset_parameters()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -108,15 +123,19 @@ class Transformer(nn.Module):
         logits: Tensor = self.head(self.hidden(tokens))
         return logits
 
-    def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, reduction: str = "mean", counted: Tensor | None = None) -> Tensor:
         """Cross-entropy in nats of the predictions after `tokens` (B, T) against `targets` (B, T).
 
         It is that of `forward`'s logits, computed in chunks: (B * T, V) logits never exist at once.
 
         Args:
             reduction: "mean" over every target, "sum", or "none": (B, T), without gradients.
+            counted: (B, T) booleans, the targets that count; None: all. With "none" theirs are returned, (N,).
         """
-        return next_token_loss(self.hidden(tokens), self.head.weight, targets, self.head.bias, reduction)
+        hidden = self.hidden(tokens)
+        if counted is not None:
+            hidden, targets = hidden[counted], targets[counted]
+        return next_token_loss(hidden, self.head.weight, targets, self.head.bias, reduction)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Token ids (B, T) -> hidden states (B, T, D) after the final norm.
@@ -128,13 +147,25 @@ class Transformer(nn.Module):
             cache.reserve(length)
         angles = rotary_angles(start, length, self.config.head_size, self.config.rope_theta, tokens.device)
         x = self.dropout(self.embedding(tokens))
+        documents = self._documents(tokens, cache)
         for layer, block in enumerate(self.blocks):
             # A compiled block would compile again for every length of the cache, to no gain: decoding reads memory.
-            x = block.forward(x, angles, cache, layer) if cache else block(x, angles)
+            call = block.forward if cache else block
+            x = call(x, angles, cache, layer if cache else 0, documents)
         if cache:
             cache.advance(length)
         out: Tensor = self.norm(x)
         return out
+
+    def _documents(self, tokens: Tensor, cache: KVCache | None) -> Documents | None:
+        """Which documents tokens (B, T) and the keys they see belong to; None where that does not matter."""
+        if self.config.document_end is None:
+            return None
+        begins = tokens == self.config.document_end  # the end of a document is seen as the beginning of the next
+        if cache:
+            return cache.documents(begins)
+        numbers = begins.cumsum(1)
+        return Documents(numbers, numbers)
 
     def next_logits(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, V), float32, of the token that follows `tokens` (B, T), which continue the text in the cache."""

@@ -41,10 +41,9 @@ def weight_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes |= _linear(config, f"{block}mlp.{name}", rows, hidden)
         shapes |= _linear(config, f"{block}mlp.down", hidden, inner)
     shapes |= _norm(config, "norm", hidden)
-    head = _linear(config, "head", config.vocab_size, hidden)
-    if config.tie_word_embeddings:  # its matrix is the embedding's
-        del head["head.weight"]
-    return shapes | head
+    if not config.tie_word_embeddings:  # else its matrix is the embedding's
+        shapes["head.weight"] = config.vocab_size, hidden
+    return shapes | ({"head.bias": (config.vocab_size,)} if config.head_has_bias else {})
 
 
 def _linear(config: ModelConfig, name: str, rows: int, columns: int) -> dict[str, Shape]:

@@ -13,7 +13,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.runs.metrics_file import STEP, read_metrics
 from yinggem.runs.record import read_overrides
-from yinggem.runs.result import OBJECTIVE, read_result
+from yinggem.runs.result import OBJECTIVE, TEST, read_result
 
 BESIDE = ("counting", "together")  # bits per byte of counting alone, and of network and counting together
 
@@ -101,10 +101,12 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
     """One row per run: what differs, how good it is, where it is."""
     names = distinguishing(runs)
     beside = [name for name in BESIDE if any(f"{name}_{OBJECTIVE}" in entry.result for entry in runs)]
+    test = [name for name in (f"{TEST}{OBJECTIVE}",) if any(name in entry.result for entry in runs)]
     return [
         {name: entry.overrides.get(name, "") for name in names}
         | {OBJECTIVE: entry.bits_per_byte if math.isfinite(entry.bits_per_byte) else ""}
         | {name: entry.result.get(f"{name}_{OBJECTIVE}", "") for name in beside}
+        | {name: entry.result.get(name, "") for name in test}
         | {"val/loss": entry.loss, "perplexity": entry.result.get("perplexity", "")}
         | {"steps": entry.steps, "state": entry.state, "folder": str(entry.folder)}
         for entry in runs

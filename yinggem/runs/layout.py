@@ -67,6 +67,31 @@ def find_checkpoint(place: str | Path | None = None) -> Path:
     raise UserError(f"No checkpoint was found in {folder}; train one with `{typed('train')}` or name one.")
 
 
+def find_model(place: str | Path | None = None) -> tuple[Path, str]:
+    """The checkpoint that speaks, and a line that says so where it is the one that ships with the package.
+
+    Args:
+        place: as `find_checkpoint`, or `starter`; None is the newest run in outputs/, and where there is none the
+            starter.
+
+    Raises:
+        UserError: as `find_checkpoint`; the starter is damaged.
+    """
+    from yinggem.inference.starter import STARTER, starter_path  # brings torch, which most errors can do without
+
+    if place == STARTER and not Path(STARTER).exists():
+        return starter_path(), ""
+    try:
+        return find_checkpoint(place), ""
+    except UserError:
+        if place is not None:
+            raise
+    said = (
+        f"there is no run in outputs/ yet: this is the starter, trained on Shakespeare; `{typed('train')}` trains one."
+    )
+    return starter_path(), said
+
+
 def newest_sweep(outputs: Path) -> Path:
     """The folder of the newest sweep; UserError when there is none."""
     found = sorted(find_paths(outputs, f"*/*/{SWEEP}"), key=lambda path: path.stat().st_mtime)

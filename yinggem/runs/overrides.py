@@ -9,7 +9,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.program import typed
 
-PATHS = ("ckpt_path", "data.path", "data.cache_dir", "outputs", "run_dir")
+PATHS = ("ckpt_path", "init_from", "data.path", "data.cache_dir", "outputs", "run_dir")
 NEEDED = ("outputs", "run_dir")  # a run needs both
 OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
 # Hydra knows null in its files only, and ~ for groups of one choice only.

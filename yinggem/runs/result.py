@@ -8,8 +8,9 @@ from yinggem.common.files import write_atomically
 from yinggem.runs.layout import RESULT
 
 OBJECTIVE = "bits_per_byte"  # what is compared across runs: of all figures it alone does not depend on the tokenizer
+TEST = "test/"  # before the names of the figures of the test split, which nothing is chosen by
 FIGURES = ("loss", "perplexity", "bits_per_byte")
-NUMBERS = (*FIGURES, "steps", "pruned")
+NUMBERS = (*FIGURES, f"{TEST}{OBJECTIVE}", "steps", "pruned")
 
 
 def write_result(run: Path, result: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ class CompletionBody:
     echo: bool = False
     stream: bool = False
     include_usage: bool = False
+    ignore_end: bool = False
     memory: float | None = None
     max_copy: int | str | None = None
     generated: list[tuple[int, int]] = field(default_factory=list)
@@ -70,7 +71,7 @@ class CompletionBody:
 
 # The fields that are read, beside those of `Sampling`.
 READ = ("prompt", "model", "max_tokens", "n", "best_of", "stop", "seed", "logprobs", "echo", "stream",
-        "stream_options", "memory", "max_copy", "generated")  # fmt: skip
+        "stream_options", "ignore_end", "memory", "max_copy", "generated")  # fmt: skip
 
 
 def read_body(content: dict[str, Any], limits: Limits, tokenizer_name: str) -> CompletionBody:
@@ -84,19 +85,13 @@ def read_body(content: dict[str, Any], limits: Limits, tokenizer_name: str) -> C
     for name, high in (("n", 128), ("best_of", 128), ("max_tokens", limits.max_tokens), ("logprobs", MOST_LOGPROBS)):
         check_whole_number(name, given.get(name), int(name in ("n", "best_of")), high, optional=True)
     check_whole_number("seed", given.get("seed"), -(1 << 63), (1 << 63) - 1, optional=True)
-    for name, kind, wanted in (
-        ("echo", bool, "true or false"),
-        ("stream", bool, "true or false"),
-        ("model", str, "a text"),
-    ):
+    for name, kind in (("echo", bool), ("stream", bool), ("ignore_end", bool), ("model", str)):
         if not isinstance(given.get(name, kind()), kind):
+            wanted = "true or false" if kind is bool else "a text"
             raise UserError(f"{name} must be {wanted}, not {_shown(given[name])}.")
     n = given.get("n", 1)
-    best_of, stream, generated = (
-        given.get("best_of", n),
-        given.get("stream", False),
-        _stretches(given.get("generated", [])),
-    )
+    best_of, stream = given.get("best_of", n), given.get("stream", False)
+    generated = _stretches(given.get("generated", []))
     prompts = _prompts(given.get("prompt", ""))
     if best_of < n:
         raise UserError(f"best_of must be at least n, which is {n}, not {best_of}.")
@@ -111,7 +106,8 @@ def read_body(content: dict[str, Any], limits: Limits, tokenizer_name: str) -> C
     return CompletionBody(
         prompts, _sampling(given, tokenizer_name), given.get("model"), given.get("max_tokens", 16), n, best_of,
         _stops(given.get("stop", [])), given.get("seed"), given.get("logprobs"), given.get("echo", False), stream,
-        _include_usage(given.get("stream_options", {})), given.get("memory"), given.get("max_copy"), generated,
+        _include_usage(given.get("stream_options", {})), given.get("ignore_end", False),
+        given.get("memory"), given.get("max_copy"), generated,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from yinggem.serving.served_model import ServedModel
 from yinggem.serving.token_log import LoggedToken, legacy_logprobs, unfinished
 from yinggem.text.tokenizer import Tokenizer
 
-# Of the protocol's words for why a text ended, "content_filter" is the one for what may not be repeated.
-REASONS = {"copy": "content_filter"}
+# In the protocol's words: a text that comes to its end stops, and what may not be repeated is filtered.
+REASONS = {"end": "stop", "copy": "content_filter"}
 
 
 class Inbox:
@@ -93,7 +93,9 @@ class CompletionJob:
         memory_steps(model.memory, model.tokenizer, "", 0, body.memory)  # the checks alone
         share = float(model.memory is not None) if body.memory is None else float(body.memory)
         ranked = body.best_of > body.n
-        wish = Wish(body.sampling, body.max_tokens, body.stops, body.echo, body.logprobs, share, ranked)
+        wish = Wish(
+            body.sampling, body.max_tokens, body.stops, body.echo, body.logprobs, share, ranked, body.ignore_end
+        )
         first = secrets.randbits(53) if body.seed is None else body.seed
         tell = self.inbox.put
         limits = [steps for text in texts for steps in model.copy_steps(body.max_copy, [text] * body.best_of)]
@@ -171,7 +173,7 @@ class CompletionJob:
         }
 
     def _usage(self) -> dict[str, int]:
-        read = sum(len(prompt.ids) if prompt.text or prompt.begun else 0 for prompt in self.prompts)
+        read = sum(len(prompt.ids) - prompt.unseen % len(prompt.ids) if prompt.text else 0 for prompt in self.prompts)
         drawn = sum(sample.drawn for sample in self.samples)
         return {"prompt_tokens": read, "completion_tokens": drawn, "total_tokens": read + drawn}
 
@@ -185,10 +187,11 @@ def _prompt(given: str | list[int], tokenizer: Tokenizer, body: CompletionBody, 
     if isinstance(given, str):
         ids, text, begun = prompt_ids(tokenizer, given), given, b""
         typed = typed_ids(tokenizer, text, ids if text else [], body.generated)
+        unseen = int(tokenizer.end_id is not None) if text and tokenizer.template is None else len(ids)
     else:
         content, begun = tokenizer.decode_bytes(given), unfinished(tokenizer, given)
         ids, text = given, content[: len(content) - len(begun)].decode("utf-8", "replace")
-        typed = np.array(ids, np.int64)
+        typed, unseen = np.array(ids, np.int64), 0
     if len(ids) > limits.prompt_tokens:
         raise UserError(f"prompt has {len(ids)} tokens; this server takes up to {limits.prompt_tokens}.")
-    return Prompt(ids, text, begun, typed)
+    return Prompt(ids, unseen, text, begun, typed)

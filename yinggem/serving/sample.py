@@ -21,7 +21,7 @@ class Piece:
 
     Attributes:
         index: of the sample in its request.
-        finish_reason: "length", "stop" or "copy" with the last piece.
+        finish_reason: that of `Completion` with the last piece.
     """
 
     index: int
@@ -36,12 +36,15 @@ class Prompt:
 
     Attributes:
         ids: at least one.
-        text: what is sent back with echo; empty where the prompt was.
+        unseen: how many of them stand before the text; all of them where it has no tokens of its own: where it is
+            empty, and where a template is around it.
+        text: what is sent back with echo.
         begun: the bytes at the end of `ids` that begin a character.
         typed: as `yinggem.inference.memory_step.typed_ids`.
     """
 
     ids: list[int]
+    unseen: int
     text: str
     begun: bytes
     typed: np.ndarray
@@ -59,8 +62,9 @@ class PromptScores:
 
     def __init__(self, prompt: Prompt, memory: NgramMemory | None, share: float, log: TokenLog) -> None:
         self.prompt, self.memory, self.share, self.log = prompt, memory, share, log
-        self.place = 0
-        self.add(prompt.ids[0])
+        self.place = prompt.unseen
+        if self.place == 0:
+            self.add(prompt.ids[0])  # nothing stands before it
 
     def take(self, logits: np.ndarray) -> int:
         """The next id, after noting the logits (V,) that stand before it."""
@@ -94,6 +98,7 @@ class Wish:
         logprobs: how many alternatives are told beside each token; None: no log-probabilities.
         share: of the memory, from 0 to 1.
         ranked: whether the log-probabilities of the samples are compared.
+        ignore_end: as `Completion`.
     """
 
     sampling: Sampling
@@ -103,6 +108,7 @@ class Wish:
     logprobs: int | None
     share: float = 1.0
     ranked: bool = False
+    ignore_end: bool = False
 
 
 class Sample:
@@ -118,22 +124,23 @@ class Sample:
         mixing: Sequence[LogitsStep], limits: Sequence[LogitsStep], hear: Callable[[Piece], None],
     ) -> None:  # fmt: skip
         self.index, self.prompt, self.wish, self.seed, self._hear = index, prompt, wish, seed, hear
-        self.completion = Completion(tokenizer, seed, wish.stops, prompt.begun)
+        self.completion = Completion(tokenizer, seed, wish.stops, wish.ignore_end, prompt.begun)
         telling = wish.logprobs is not None
-        scored = telling and wish.echo and bool(prompt.text)
+        scored = telling and wish.echo and prompt.unseen < len(prompt.ids)
         self.log: TokenLog | None = None
         if telling or wish.ranked:
-            self.log = TokenLog(tokenizer, wish.logprobs or 0, b"" if scored else prompt.begun)
+            before = len(prompt.text) if wish.echo and not scored else 0
+            self.log = TokenLog(tokenizer, wish.logprobs or 0, b"" if scored else prompt.begun, before)
         self._scores = PromptScores(prompt, memory, wish.share, self.log) if self.log and scored else None
         self._steps = [*mixing, *([self.log] if self.log else []), *limits]
-        self._history = History(prompt.ids, tokenizer.vocab_size, wish.sampling)
+        self._history = History(prompt.ids, tokenizer.vocab_size, wish.sampling, tokenizer.end_id)
         self._opening = prompt.text if wish.echo else ""  # not sent yet
         self._length, self._before = 0, 0.0  # characters sent; log-probability of the prompt
 
     @property
     def to_read(self) -> list[int]:
         """The ids that are read at once; where the prompt's log-probabilities are asked for it is gone through."""
-        return self.prompt.ids[:1] if self._scores else self.prompt.ids
+        return self.prompt.ids[: max(1, self.prompt.unseen)] if self._scores else self.prompt.ids
 
     @property
     def drawn(self) -> int:
@@ -186,5 +193,6 @@ class Sample:
     def _tell(self, piece: str, reason: str | None) -> None:
         text, self._opening = self._opening + piece, ""
         self._length += len(text)
-        told = self.log.take(self._length) if self.log and self.wish.logprobs is not None else []
+        upto = self._length if reason in (None, "stop") else None  # what is behind a stop string is not sent
+        told = self.log.take(upto) if self.log and self.wish.logprobs is not None else []
         self._hear(Piece(self.index, text, told, reason))

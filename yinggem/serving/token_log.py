@@ -28,14 +28,15 @@ class TokenLog:
     Args:
         tops: how many of the likeliest tokens are kept beside each.
         begun: the bytes before the text that begin a character, which its first token completes.
+        length: characters of the text before its first token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, tops: int = 0, begun: bytes = b"") -> None:
+    def __init__(self, tokenizer: Tokenizer, tops: int = 0, begun: bytes = b"", length: int = 0) -> None:
         self.tokenizer, self.tops = tokenizer, tops
         self.total = 0.0  # log-probability of all that were drawn
         self._logs: np.ndarray | None = None
         self._tokens: list[LoggedToken] = []
-        self._given, self._length = 0, 0  # tokens handed out, characters that are complete
+        self._given, self._length = 0, length  # tokens handed out, characters that are complete
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder.decode(begun)
 
@@ -55,10 +56,10 @@ class TokenLog:
             top[self._name(token)] = logprob
         self._tokens.append(LoggedToken(self._name(token), self._place(token), logprob, top))
 
-    def take(self, length: int) -> list[LoggedToken]:
-        """The tokens that begin before character `length`, without those that were taken before."""
+    def take(self, length: int | None) -> list[LoggedToken]:
+        """The tokens that begin before character `length`, or all, without those that were taken before."""
         found = []
-        while self._given < len(self._tokens) and self._tokens[self._given].offset < length:
+        while self._given < len(self._tokens) and (length is None or self._tokens[self._given].offset < length):
             found.append(self._tokens[self._given])
             self._given += 1
         return found
@@ -72,7 +73,8 @@ class TokenLog:
         return place
 
     def _name(self, token: int) -> str:
-        return token_name(self.tokenizer.tokens[token])
+        content = self.tokenizer.tokens[token]
+        return token_name(content) if content else f"<{token}>"  # a mark, which stands for no text
 
 
 def token_name(content: bytes) -> str:
@@ -113,5 +115,5 @@ def legacy_logprobs(tokens: list[LoggedToken]) -> dict[str, Any]:
 def unfinished(tokenizer: Tokenizer, ids: list[int]) -> bytes:
     """The bytes at the end of a text that begin a character and do not complete it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(tokenizer.decode_bytes(ids[-4:]))  # four tokens are at least as many bytes as a character has
+    decoder.decode(tokenizer.decode_bytes(ids[-16:]))  # a character has four bytes; marks have none
     return decoder.getstate()[0]

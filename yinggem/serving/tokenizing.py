@@ -6,10 +6,12 @@ from yinggem.common.errors import UserError
 from yinggem.inference.completion import prompt_ids
 from yinggem.text.tokenizer import Tokenizer
 
+END = "<|endoftext|>"  # what the end of a document is called, of which no text holds the id
+
 
 def tokenizer_info(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a client has to know. A text begins with what an empty prompt is continued from; none has an end token."""
-    first = tokenizer.decode(prompt_ids(tokenizer, "")[:1])
+    """What a client has to know. The token before a text is what an empty prompt is continued from."""
+    first = tokenizer.decode(prompt_ids(tokenizer, "")[:1]) if tokenizer.end_id is None else END
     return {
         "tokenizer_class": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
@@ -29,7 +31,8 @@ def tokenize(content: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     text = content.get("prompt")
     if not isinstance(text, str):
         raise UserError(f"prompt must be a text, not {text!r:.60}.")
-    ids = tokenizer.encode(text)
+    # The mark alone is its id, as a client asks for it; within a text it is text.
+    ids = [tokenizer.end_id] if text == END and tokenizer.end_id is not None else tokenizer.encode(text)
     names = [tokenizer.decode([token]) for token in ids] if content.get("return_token_strs") else None
     return {"count": len(ids), "tokens": ids, "token_strs": names}
 

@@ -18,7 +18,7 @@ def encode_parallel(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tupl
     with ThreadPoolExecutor(threads) as pool:  # tiktoken releases the interpreter lock
         try:
             for piece in _stream_pieces(texts):
-                waiting.append((len(piece), pool.submit(tokenizer.encode_array, piece)))
+                waiting.append((len(piece), pool.submit(tokenizer.encode_marked, piece)))
                 if len(waiting) > 8 * threads:
                     characters, future = waiting.popleft()
                     yield characters, future.result()

@@ -8,9 +8,10 @@ from yinggem.common.cache_folder import default_cache_dir, usable_folder
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
-from yinggem.text.corpus import TokenizedSplit, open_corpus, tokenize
-from yinggem.text.token_array import TokenArray
-from yinggem.text.token_shards import open_shards, read_validation
+from yinggem.text.corpus import open_corpus
+from yinggem.text.reading import DEFAULT, Reading
+from yinggem.text.splitting import TokenizedSplit, tokenize
+from yinggem.text.token_shards import open_shards, open_training, read_validation
 from yinggem.text.tokenizer import Tokenizer
 
 
@@ -20,8 +21,10 @@ class TextRecord:
 
     Attributes:
         source, path: as `yinggem.text.corpus.open_corpus`; or source "streaming" and the folder or URL of token shards.
-        val_fraction, split_by: as `yinggem.text.corpus.tokenize`; unused for token shards, which are split already.
+        val_fraction, split_by, test_fraction: as `yinggem.text.splitting.tokenize`; unused for token shards, which are
+            split already.
         fingerprint: of the text as it was; empty where it is not known.
+        reading: how its files are read.
     """
 
     source: str
@@ -29,6 +32,8 @@ class TextRecord:
     val_fraction: float = 0.1
     split_by: str = "characters"
     fingerprint: str = ""
+    test_fraction: float = 0.0
+    reading: Reading = DEFAULT
 
     @property
     def name(self) -> str:
@@ -38,42 +43,47 @@ class TextRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint; the path is absolute: a checkpoint may be evaluated from any folder."""
         path = self.path if self.path is None or is_url(self.path) else os.path.abspath(os.path.expanduser(self.path))
-        return asdict(self) | {"path": path}
+        return asdict(self) | {"path": path, "reading": self.reading.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Any) -> "TextRecord":
         """The record that `to_dict` made; UserError for anything else: a checkpoint may come from anybody."""
-        kinds = {"source": str, "path": str | None, "val_fraction": float | int, "split_by": str, "fingerprint": str}
+        kinds = {"source": str, "path": str | None, "val_fraction": float | int, "split_by": str, "fingerprint": str,
+                 "test_fraction": float | int, "reading": dict}  # fmt: skip
+        data = {"test_fraction": 0.0, "reading": {}} | data if isinstance(data, dict) else data  # earlier versions
         if not isinstance(data, dict) or not all(isinstance(data.get(name), kind) for name, kind in kinds.items()):
             raise UserError("The checkpoint's record of its text is damaged; name a text with --data.")
-        check_number("The checkpoint's val_fraction", data["val_fraction"], 0, 1, excluded="high")
-        return cls(**{name: data[name] for name in kinds})
+        for name in ("val_fraction", "test_fraction"):
+            check_number(f"The checkpoint's {name}", data[name], 0, 1, excluded="high")
+        return cls(**{name: data[name] for name in kinds} | {"reading": Reading.from_dict(data["reading"])})
 
 
 def open_recorded_text(record: TextRecord, tokenizer: Tokenizer) -> tuple[TokenizedSplit, list[str]]:
-    """The two splits of the text, and what the user should know of it; of token shards the validation split alone.
+    """The two splits of the text, and what the user should know of it; of shards at a URL no training split.
 
     Raises:
         UserError: the text is gone, or does not suit the tokenizer.
     """
     try:
-        split, fingerprint, note = _open(record, tokenizer)
+        split, fingerprint, notes = _open(record, tokenizer)
     except UserError as error:
         if not record.fingerprint:
             raise
         sentence = f"The text of this run cannot be used ({str(error).rstrip('.')}); name one with --data."
         raise UserError(sentence) from None
     changed = f"{record.name} has changed since the run; these figures are for the text as it is now."
-    return split, [*([note] if note else []), *([changed] if record.fingerprint not in ("", fingerprint) else [])]
+    return split, [*notes, *([changed] if record.fingerprint not in ("", fingerprint) else [])]
 
 
-def _open(record: TextRecord, tokenizer: Tokenizer) -> tuple[TokenizedSplit, str, str]:
-    """The splits, the fingerprint of what is there now, and a note."""
+def _open(record: TextRecord, tokenizer: Tokenizer) -> tuple[TokenizedSplit, str, list[str]]:
+    """The splits, the fingerprint of what is there now, and notes."""
     if record.source != "streaming":
-        corpus = open_corpus(record.source, record.path)
-        return tokenize(corpus, tokenizer, None, record.val_fraction, record.split_by), corpus.fingerprint, corpus.note
+        corpus = open_corpus(record.source, record.path, None, record.reading)
+        how = record.val_fraction, record.split_by, record.test_fraction
+        return tokenize(corpus, tokenizer, None, *how), corpus.fingerprint, corpus.notes
     shards = open_shards(str(record.path), usable_folder(default_cache_dir() / "streaming"))
     if shards.tokenizer.fingerprint != tokenizer.fingerprint:
         raise UserError(f"{record.path} was made with another tokenizer than the checkpoint's.")
     val = read_validation(shards.val, tokenizer.vocab_size)
-    return TokenizedSplit(TokenArray([], val.dtype), val, tokenizer.token_byte_lengths), shards.fingerprint, ""
+    train = open_training(shards.train, val.dtype)
+    return TokenizedSplit(train, val, tokenizer.token_byte_lengths), shards.fingerprint, []

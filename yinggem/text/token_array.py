@@ -8,10 +8,14 @@ import numpy as np
 
 
 class TokenArray:
-    """Ids of a text, (N,) uint16 or uint32, in the pieces it was stored in; read-only."""
+    """Ids of a text, (N,) uint16 or uint32, in the pieces it was stored in; read-only.
 
-    def __init__(self, pieces: Sequence[np.ndarray], dtype: np.dtype) -> None:
-        self.pieces, self.dtype = [piece for piece in pieces if len(piece)], np.dtype(dtype)
+    Args:
+        turns: of a text of pairs: the ids of the end of a document, and of the turn from a prompt to its completion.
+    """
+
+    def __init__(self, pieces: Sequence[np.ndarray], dtype: np.dtype, turns: tuple[int, int] | None = None) -> None:
+        self.pieces, self.dtype, self.turns = [piece for piece in pieces if len(piece)], np.dtype(dtype), turns
         self._starts = [0, *accumulate(map(len, self.pieces))]
 
     def __len__(self) -> int:
@@ -24,11 +28,11 @@ class TokenArray:
 
     def __add__(self, other: "TokenArray") -> "TokenArray":
         """These ids and then the others."""
-        return TokenArray([*self.pieces, *other.pieces], self.dtype)
+        return TokenArray([*self.pieces, *other.pieces], self.dtype, self.turns)
 
     def part(self, start: int = 0, stop: int | None = None) -> "TokenArray":
         """ids[start:stop] without reading any."""
-        return TokenArray(self._views(slice(start, stop)), self.dtype)
+        return TokenArray(self._views(slice(start, stop)), self.dtype, self.turns)
 
     def _views(self, wanted: slice) -> list[np.ndarray]:
         start, stop, step = wanted.indices(len(self))

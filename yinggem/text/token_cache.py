@@ -25,7 +25,7 @@ import numpy as np
 from yinggem.common import cache_folder, files
 from yinggem.common.processors import usable_cores
 from yinggem.common.progress_bar import show_progress
-from yinggem.common.verified_files import recall, remember, state_of
+from yinggem.common.verified_files import Files, recall, remember, state_of
 from yinggem.text.encoding import encode_parallel
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer, from_state_dict
@@ -117,7 +117,7 @@ class TokenCache:
         """
         found = sorted(path for path in self.folder.glob(f"{self.key}.*.tokens") if path.is_file())
         paths = [path for path in found if _start(path) not in known]
-        states, note = [state_of(path) for path in paths], self.folder / f"{self.key}.verified"
+        states, note = Files.of(map(state_of, paths)), self.folder / f"{self.key}.verified"
         trusted = recall(note, states) is True
         with ThreadPoolExecutor(usable_cores()) as pool:  # reading and crc32 release the interpreter lock
             opened = list(pool.map(lambda path: self._open_shard(path, trusted), paths))

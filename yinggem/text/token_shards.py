@@ -23,7 +23,7 @@ from yinggem.common.cache_folder import usable_folder
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.processors import usable_cores
-from yinggem.common.verified_files import recall, remember, state_of
+from yinggem.common.verified_files import Files, recall, remember, state_of
 from yinggem.text import token_cache
 from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
@@ -106,7 +106,7 @@ def _verify(place: str, folder: Path, names: list[str], checksums: dict[str, int
     for name in names:
         if not (folder / name).is_file():
             raise _foreign(place, f"{name} is missing")
-    states = [state_of(folder / name) for name in names]
+    states = Files.of(state_of(folder / name) for name in names)
     note = cache_dir / f"{token_cache.cache_key('shards', os.path.abspath(folder))}.verified"
     if recall(note, states) == checksums:
         return
@@ -185,6 +185,25 @@ def read_validation(part: Part, vocab_size: int) -> TokenArray:
     ids = np.concatenate([data[number] for number in range(part.windows(BLOCK))])
     check_ids(ids, vocab_size, part.place)
     return TokenArray([ids], ids.dtype)
+
+
+def open_training(part: Part, kind: np.dtype) -> TokenArray:
+    """The ids of the training part, memory-mapped and not looked at yet; none of a part at a URL.
+
+    Args:
+        kind: that of the validation part's ids.
+
+    Raises:
+        UserError: the chunks hold ids of another kind.
+    """
+    pieces = []
+    for chunk in [] if is_url(part.place) else part.chunks:
+        start = 4 * (chunk["chunk_size"] + 2)
+        if chunk["chunk_bytes"] - start != chunk["dim"] * kind.itemsize:
+            raise _foreign(part.place, f"the ids of its training and validation parts differ in size ({kind})")
+        place = Path(part.place, chunk["filename"])
+        pieces.append(np.memmap(place, kind, "r", start, (chunk["dim"],)).view(np.ndarray))
+    return TokenArray(pieces, kind)
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, place: str) -> None:

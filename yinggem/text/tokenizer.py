@@ -4,12 +4,7 @@ Ids are what `encode` gives for ordinary text: a special token written out in th
 """
 
 import codecs
-import hashlib
-import json
-import operator
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -17,85 +12,9 @@ import tiktoken
 from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.text import bpe
+from yinggem.text.vocabulary import Texts, Tokenizer
 
 MAX_CHARACTERS = 0x110000
-Texts = Callable[[], Iterable[str]]  # each call starts again from the beginning of the text
-
-
-class Tokenizer(ABC):
-    """A reversible map between text and ids 0 .. vocab_size-1. Id i stands for the bytes `tokens[i]`."""
-
-    name: ClassVar[str]
-
-    def __init__(self) -> None:
-        self._tokens: list[bytes] = []
-
-    @property
-    def tokens(self) -> list[bytes]:
-        """UTF-8 bytes of every id; UserError before `fit`."""
-        if not self._tokens:
-            raise UserError(f"The {self.name} tokenizer has not been fitted to a text; call fit, or load a saved one.")
-        return self._tokens
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether it can encode; gpt2 and byte always can."""
-        return bool(self._tokens)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        return len(self.tokens)
-
-    @property
-    def dtype(self) -> type[np.uint16] | type[np.uint32]:
-        """The smallest type of array that holds every id."""
-        return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
-
-    @property
-    def token_byte_lengths(self) -> np.ndarray:
-        """(V,) uint16: UTF-8 bytes each id stands for, to turn nats per token into bits per byte."""
-        return np.array([len(token) for token in self.tokens], dtype=np.uint16)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest, equal for two tokenizers exactly when their saved states are."""
-        return hashlib.sha256(json.dumps(self.state_dict(), sort_keys=True).encode("ascii")).hexdigest()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What, together with a text, decides the result of `fit`."""
-        return {"name": self.name}
-
-    def fit(self, texts: Texts) -> None:  # noqa: B027 - gpt2 and byte have nothing to do
-        """Learn the vocabulary from the training text, given as a function that starts it anew."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`; UserError for a lone surrogate, or characters the char tokenizer never saw."""
-        return self.encode_array(text).tolist()
-
-    @abstractmethod
-    def encode_array(self, text: str) -> np.ndarray:
-        """The ids of `encode` as a 1-D array of `dtype`."""
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of `ids`; UserError for an id outside the vocabulary."""
-        tokens, indices = self.tokens, [operator.index(i) for i in ids]
-        outside = next((i for i in indices if not 0 <= i < len(tokens)), None)
-        if outside is not None:
-            raise UserError(f"Token id {outside} is outside the vocabulary of {len(tokens)} ids.")
-        return b"".join([tokens[i] for i in indices])
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint; `from_state_dict` undoes it."""
-        return {"name": self.name}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - gpt2 and byte have nothing to do
-        """Become the tokenizer that was saved; ValueError when `state` is damaged."""
 
 
 class _TiktokenTokenizer(Tokenizer):
@@ -110,7 +29,7 @@ class _TiktokenTokenizer(Tokenizer):
         return self._encoding
 
     def _ordinary_tokens(self) -> list[bytes]:
-        return self.tokens
+        return self.tokens[: len(self.tokens) - len(self._marks())]
 
     def encode(self, text: str) -> list[int]:
         _check_encodable(text)
@@ -133,10 +52,10 @@ class GPT2Tokenizer(_TiktokenTokenizer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tokens = [*bpe.gpt2_tokens(), bpe.END_OF_TEXT.encode()]
+        self._set_tokens(bpe.gpt2_tokens())
 
-    def _ordinary_tokens(self) -> list[bytes]:
-        return self.tokens[:-1]
+    def _marks(self) -> list[bytes]:
+        return super()._marks() or [bpe.END_OF_TEXT.encode()]
 
 
 class BPETokenizer(_TiktokenTokenizer):
@@ -151,21 +70,25 @@ class BPETokenizer(_TiktokenTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        return self._vocab_size
+        return self._vocab_size + len(self._marks())
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"name": self.name, "vocab_size": self._vocab_size}
+        return super().settings | {"vocab_size": self._vocab_size}
 
     def fit(self, texts: Texts) -> None:
-        self._tokens, self._encoding = bpe.train(texts, self._vocab_size), None
+        self._learn(bpe.train(texts, self._vocab_size))
+
+    def _learn(self, tokens: list[bytes]) -> None:
+        self._vocab_size, self._encoding = len(tokens), None
+        self._set_tokens(tokens)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "tokens": bpe.tokens_to_text(self.tokens)}
+        return super().state_dict() | {"tokens": bpe.tokens_to_text(self._ordinary_tokens())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._tokens, self._encoding = bpe.tokens_from_text(_string(state, "tokens")), None
-        self._vocab_size = len(self._tokens)
+        self._load_marking(state)
+        self._learn(bpe.tokens_from_text(_string(state, "tokens")))
 
 
 class CharTokenizer(Tokenizer):
@@ -188,7 +111,7 @@ class CharTokenizer(Tokenizer):
         codes = _code_points(characters)
         if (np.diff(codes.astype(np.int64)) <= 0).any():
             raise ValueError("characters repeat or are out of order")
-        self._tokens = [character.encode() for character in characters]
+        self._set_tokens([character.encode() for character in characters])
         self._ids = np.full(int(codes[-1]) + 2, -1, np.int32)
         self._ids[codes] = np.arange(len(codes))
 
@@ -205,9 +128,10 @@ class CharTokenizer(Tokenizer):
         return ids.astype(dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "characters": b"".join(self.tokens).decode()}
+        return super().state_dict() | {"characters": b"".join(self.tokens).decode()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._load_marking(state)
         self._set_characters(_string(state, "characters"))
 
 
@@ -218,7 +142,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tokens = [bytes([byte]) for byte in range(256)]
+        self._set_tokens([bytes([byte]) for byte in range(256)])
 
     def encode_array(self, text: str) -> np.ndarray:
         return np.frombuffer(_encoded(text, "utf-8"), np.uint8).astype(np.uint16)

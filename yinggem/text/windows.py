@@ -11,6 +11,7 @@ from yinggem.text.token_array import TokenArray
 
 Ids = np.ndarray | TokenArray  # (N,) integers
 Window = tuple[int, int]  # first input token, number of targets
+LOOK_BACK = 1 << 12  # tokens that are searched at once for a mark before a window
 
 
 def training_windows(tokens: int, length: int, seed: int, epoch: int) -> np.ndarray:
@@ -46,3 +47,31 @@ def cut_windows(ids: Ids, windows: Sequence[Window]) -> np.ndarray:
     for row, (start, length) in zip(block, windows, strict=True):
         row[:] = ids[start : start + length + 1]
     return block
+
+
+def counted_targets(ids: Ids, windows: Sequence[Window], rows: np.ndarray) -> np.ndarray | None:
+    """Which targets rows[:, 1:] of `cut_windows` are counted, (B, T) booleans; None: all are.
+
+    Of a text of pairs it is those between the turn and the end of a document, the end included. Where a window begins
+    within a document, what stands before it in `ids` decides.
+    """
+    turns = getattr(ids, "turns", None)
+    if turns is None:
+        return None
+    end, turn = turns
+    places = np.where((rows == end) | (rows == turn), np.arange(rows.shape[1]), -1)
+    last = np.maximum.accumulate(places, axis=1)[:, :-1]  # where the last mark stands, up to each input
+    within = np.take_along_axis(rows, np.maximum(last, 0), axis=1) == turn
+    before = np.array([_is_in_completion(ids, start, end, turn) for start, _ in windows], bool)
+    return np.where(last < 0, before[:, None], within)
+
+
+def _is_in_completion(ids: Ids, start: int, end: int, turn: int) -> bool:
+    """Whether the last mark before a place is a turn."""
+    while start > 0:
+        block = ids[max(0, start - LOOK_BACK) : start]
+        marks = np.flatnonzero((block == end) | (block == turn))
+        if len(marks):
+            return bool(block[marks[-1]] == turn)
+        start -= LOOK_BACK
+    return False

@@ -26,8 +26,9 @@ from yinggem.training.continuing import (
     recorded_settings,
     schedule_after,
 )
-from yinggem.training.datamodule import Batch, TextDataModule
+from yinggem.training.datamodule import TextDataModule
 from yinggem.training.final_validation import is_final_validation
+from yinggem.training.loaders import Batch
 from yinggem.training.optimizers.building import make_optimizer, make_schedule
 from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
 
@@ -117,8 +118,7 @@ class LanguageModule(LightningModule):
 
     def loss(self, batch: Batch, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats of a batch of windows."""
-        inputs, targets = batch
-        return self.model.loss(inputs, targets, reduction)
+        return self.model.loss(batch[0], batch[1], reduction, *batch[2:])
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout."""
@@ -211,11 +211,11 @@ class LanguageModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up nats, tokens and bytes."""
-        inputs, targets = batch
+        inputs, targets, *counted = batch
         if not targets.numel():  # no share of the last batches; yet where weights are gathered, all must take part
             self.loss((targets.new_zeros(1, 1), targets.new_zeros(1, 1)))
             return
-        self._evaluated += evaluate_batch(self.model, inputs, targets, self.token_bytes)
+        self._evaluated += evaluate_batch(self.model, inputs, targets, self.token_bytes, *counted)
 
     def on_validation_epoch_end(self) -> None:
         """Log the exact loss over the whole split, whatever the number of devices."""

@@ -17,11 +17,12 @@ import torch
 from yinggem.common.cache_folder import default_cache_dir, usable_folder
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
-from yinggem.text.corpus import TokenizedSplit
-from yinggem.text.token_array import TokenArray
-from yinggem.text.token_shards import TokenShards, check_ids, open_shards, read_validation
+from yinggem.memory.ngram_memory import COUNTED_TOKENS
+from yinggem.text.splitting import TokenizedSplit
+from yinggem.text.token_shards import TokenShards, check_ids, open_shards, open_training, read_validation
 from yinggem.text.tokenizer import Tokenizer
-from yinggem.training.datamodule import Batch, TextDataModule
+from yinggem.training.datamodule import SHARDS, TextDataModule
+from yinggem.training.loaders import Batch
 
 OF_A_PLACE = ("input_dir_path", "input_dir_url", "cache_dir_path")  # the shards may have moved since the checkpoint
 
@@ -96,7 +97,7 @@ class StreamingDataModule(TextDataModule):
         tokenizer: replaced by the one that travels with the shards.
         path: the folder, or the URL of one on object storage (s3://, gs://, azure://, r2://).
         cache_dir: where chunks of a URL are kept; the user's cache folder by default.
-        context_length, batch_size, eval_batch_size, seed, eval_context_length: as `TextDataModule`.
+        context_length, batch_size, eval_batch_size, seed, eval_context_length, mask_documents: as `TextDataModule`.
         num_workers: processes that read ahead; worth having for object storage.
 
     Raises:
@@ -114,10 +115,12 @@ class StreamingDataModule(TextDataModule):
         seed: int = 0,
         num_workers: int = 0,
         eval_context_length: int | None = None,
+        mask_documents: bool = False,
     ) -> None:
         super().__init__(
-            tokenizer, "streaming", path, context_length, batch_size, eval_batch_size,
+            tokenizer, SHARDS, path, context_length, batch_size, eval_batch_size,
             cache_dir=cache_dir, seed=seed, num_workers=num_workers, eval_context_length=eval_context_length,
+            mask_documents=mask_documents,
         )  # fmt: skip
         self.shards: TokenShards | None = None
 
@@ -130,27 +133,45 @@ class StreamingDataModule(TextDataModule):
         shards = open_shards(str(self.path), self._cache())
         self.tokenizer = shards.tokenizer
         val = read_validation(shards.val, self.tokenizer.vocab_size)
-        self.split = TokenizedSplit(TokenArray([], val.dtype), val, self.tokenizer.token_byte_lengths)
+        train = open_training(shards.train, val.dtype)
+        self.split = TokenizedSplit(train, val, self.tokenizer.token_byte_lengths)
         self.shards, self._text_fingerprint = shards, shards.fingerprint
         self._refuse_less_than(self.batch_size)
 
     def hold_out(self, tokens: int) -> None:
-        """UserError: a memory counts a text that is read whole."""
-        raise UserError("memory=ngram counts a text that is read whole, and data=streaming is not; use memory=none.")
+        """Train on all but the last so many tokens of the last chunk; on all, where it would have no window left."""
+        last = self._opened().train.chunks[-1]["dim"]
+        self.held_out = tokens if last - tokens > self.context_length else 0
+
+    def training_text(self) -> np.ndarray:
+        """(N,) ids of the training part; of a large one the last, which are those that are counted.
+
+        Raises:
+            UserError: it is at a URL, or damaged.
+        """
+        train = self._tokenized().train
+        if not len(train):
+            raise UserError(f"memory=ngram counts a text on a disk, and {self.path} is none; copy it, or memory=none.")
+        ids = train[-COUNTED_TOKENS:]
+        check_ids(ids, self.tokenizer.vocab_size, str(self.path))
+        return ids
 
     @property
     def train_windows(self) -> int:
         """Whole blocks of all chunks."""
-        self.setup()
-        assert self.shards is not None
-        return self.shards.train.windows(self.context_length + 1)
+        size, part = self.context_length + 1, self._opened().train
+        last = part.chunks[-1]["dim"]
+        return part.windows(size) - last // size + (last - self.held_out) // size
 
     @property
     def train_tokens(self) -> int:
-        """Tokens of the training part."""
+        """Tokens of the training part that are trained on."""
+        return self._opened().train.windows(1) - self.held_out
+
+    def _opened(self) -> TokenShards:
         self.setup()
         assert self.shards is not None
-        return self.shards.train.windows(1)
+        return self.shards
 
     def train_dataloader(self) -> Any:
         """This rank's training windows, in an order that depends on (seed, epoch)."""
@@ -162,12 +183,14 @@ class StreamingDataModule(TextDataModule):
         from litdata import StreamingDataLoader, StreamingDataset
         from litdata.streaming import TokensLoader
 
-        assert self.shards is not None
-        place = self.shards.train.place
+        part, size = self._opened().train, self.context_length + 1
+        place = part.place
         dataset = StreamingDataset(
-            place, str(self._cache()) if is_url(place) else None, TokensLoader(self.context_length + 1),
+            place, str(self._cache()) if is_url(place) else None, TokensLoader(size),
             shuffle=True, drop_last=True, seed=self.seed, item_shuffle_window="full",
         )  # fmt: skip
+        if self.held_out:
+            dataset.region_of_interest[-1] = 0, (part.chunks[-1]["dim"] - self.held_out) // size
         return StreamingDataLoader(
             dataset, batch_size=self.batch_size, num_workers=self.num_workers,
             collate_fn=partial(_join_blocks, self.tokenizer.vocab_size, str(self.path)),

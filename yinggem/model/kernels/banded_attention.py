@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yinggem.model.masks import band_mask
+from yinggem.model.masks import Documents, band_mask
 
 CHUNK = 128  # queries per step: each reads window + 127 keys, so a larger one wastes more on masked scores
 SCORES = 1 << 20  # of one step on the CPU: 4 MiB that stay in its cache between the products
 
 
-def banded_attention(query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float = 0.0) -> Tensor:
+def banded_attention(
+    query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float = 0.0, documents: Documents | None = None
+) -> Tensor:
     """As `yinggem.model.attention.attention`: (B, Hq, T, d), twice (B, Hkv, S, d) -> (B, Hq, T, d)."""
-    out: Tensor = _Banded.apply(query, key, value, window, dropout)
+    out: Tensor = _Banded.apply(query, key, value, window, dropout, documents)
     return out
 
 
@@ -26,14 +28,23 @@ class _Banded(torch.autograd.Function):
     """A custom autograd function, because backward computes a chunk's weights again: autograd would keep them all."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, window: int, dropout: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        window: int,
+        dropout: float,
+        documents: Documents | None,
+    ) -> Tensor:
+        ctx.documents = documents
         ctx.window, ctx.dropout, ctx.seed = window, dropout, int(torch.randint(1 << 62, ())) if dropout else 0
         draw, scale = _noise(query.device, dropout, ctx.seed), query.size(-1) ** -0.5
         out = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)  # (B, T, Hq, d) in memory
-        for queries, keys, bias in _parts(query, key, window):
+        for queries, keys, bias, apart in _parts(query, key, window, documents):
             k, v = key[keys].flatten(0, 1), value[keys].flatten(0, 1)  # (N, K, d)
             q = query[queries].reshape(len(k), -1, k.size(-1))  # (N, G C, d): the G heads that share a key, in a row
-            weights = _weights(q * scale, k, bias).to(v.dtype)
+            weights = _weights(q * scale, k, bias, apart).to(v.dtype)
             noise = draw(weights)
             part = torch.bmm(weights if noise is None else weights * noise, v)
             out[queries] = part.view(out[queries].shape)
@@ -46,11 +57,11 @@ class _Banded(torch.autograd.Function):
         query, key, value, out = ctx.saved_tensors
         grad_query, grad_key, grad_value = query.new_empty(query.shape), *(x.new_zeros(x.shape) for x in (key, value))
         draw, scale = _noise(query.device, ctx.dropout, ctx.seed), query.size(-1) ** -0.5
-        for queries, keys, bias in _parts(query, key, ctx.window):
+        for queries, keys, bias, apart in _parts(query, key, ctx.window, ctx.documents):
             k, v = key[keys].flatten(0, 1), value[keys].flatten(0, 1)
             q, o, grad = (x[queries].reshape(len(k), -1, k.size(-1)) for x in (query, out, grad_out))
             q = q * scale
-            weights = _weights(q, k, bias)
+            weights = _weights(q, k, bias, apart)
             kept, slope = weights.to(v.dtype), torch.bmm(grad, v.mT)
             noise = draw(kept)
             if noise is not None:
@@ -61,14 +72,19 @@ class _Banded(torch.autograd.Function):
             grad_key[keys] += torch.bmm(slope.mT, q).view(grad_key[keys].shape)
             grad_query[queries] = torch.bmm(slope, k).mul_(scale).view(grad_query[queries].shape)
             del weights, kept, slope
-        return grad_query, grad_key, grad_value, None, None
+        return grad_query, grad_key, grad_value, None, None, None
 
 
 Slices = tuple[slice, slice, slice]
 
 
-def _parts(query: Tensor, key: Tensor, window: int) -> Iterator[tuple[Slices, Slices, Tensor]]:
-    """Where the queries and the keys of each part are, and what is added to their scores (1, G C, K): 0 or -inf."""
+def _parts(
+    query: Tensor, key: Tensor, window: int, documents: Documents | None
+) -> Iterator[tuple[Slices, Slices, Tensor, Tensor | None]]:
+    """Where the queries and the keys of each part are, and what is added to their scores (1, G C, K): 0 or -inf.
+
+    The last, (N, G C, K) booleans, says which are of two documents; None: none are.
+    """
     (batch, heads, length, _), (_, kv_heads, total, _) = query.shape, key.shape
     reach, history = window - 1 + CHUNK, total - length
     hidden = ~band_mask(CHUNK, reach, window, query.device)
@@ -81,14 +97,20 @@ def _parts(query: Tensor, key: Tensor, window: int) -> Iterator[tuple[Slices, Sl
         part = bias[:count, last - (seen.stop - seen.start) : last].repeat(heads // kv_heads, 1)[None]
         for first in range(0, batch, entries):
             some = slice(first, first + entries)
-            yield (some, slice(None), rows), (some, slice(None), seen), part
+            apart = None
+            if documents is not None:
+                differ = documents.queries[some, rows, None] != documents.keys[some, None, seen]  # (E, C, K)
+                apart = differ[:, None].repeat(1, kv_heads, heads // kv_heads, 1).flatten(0, 1)  # (E Hkv, G C, K)
+            yield (some, slice(None), rows), (some, slice(None), seen), part, apart
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+def _weights(q: Tensor, k: Tensor, bias: Tensor, apart: Tensor | None) -> Tensor:
     """The softmax of the scores, float32 or wider."""
     scores = torch.bmm(q, k.mT)
     for edge in (slice(None, CHUNK), slice(-CHUNK, None)):  # between them every query sees every key
         scores[..., edge] += bias[..., edge]
+    if apart is not None:
+        scores.masked_fill_(apart, -torch.inf)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return torch.softmax(scores, -1, out=scores)  # in place: a new 4 MiB would push the old out of the cache
 

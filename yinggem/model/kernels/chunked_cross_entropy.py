@@ -42,7 +42,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.empty_like(weight, dtype=wide) if needs_weight else None
+        unset = torch.empty_like if count else torch.zeros_like
+        grad_weight = unset(weight, dtype=wide) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needs_bias else None
         total = hidden.new_zeros((), dtype=wide)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from yinggem.common.errors import UserError
-from yinggem.text import formats
 from yinggem.text.corpus import open_corpus
-from yinggem.text.text_files import find_text_files
+from yinggem.text.files import formats
+from yinggem.text.files.text_files import find_text_files
 
 
 def write(path: Path, content: str = "text\n") -> Path:
@@ -61,8 +61,8 @@ def test_what_a_run_wrote_is_read_where_it_is_named(poems, folder, text):
 
 def test_in_the_folder_of_the_poems_a_dot_names_it(poems, monkeypatch):
     monkeypatch.chdir(poems)
-    assert find_text_files(".") == (Path("outputs/2026-01-01/poem.txt"), Path("poem.txt"))
-    assert find_text_files("*.txt") == (Path("poem.txt"),)
+    assert list(find_text_files(".")) == [Path("outputs/2026-01-01/poem.txt"), Path("poem.txt")]
+    assert list(find_text_files("*.txt")) == [Path("poem.txt")]
 
 
 def test_the_cache_below_data_path_is_no_corpus(tmp_path):
@@ -108,15 +108,16 @@ def test_copies_are_named(tmp_path):
     (tmp_path / "g.txt").symlink_to(tmp_path / "b.txt")
     corpus = open_corpus("text", tmp_path)
     assert [Path(path).name for path in corpus.copies] == ["a.txt", "d.txt", "g.txt"]
-    assert "3 of 7 files are copies of others" in corpus.note and str(tmp_path / "c" / "a.txt") in corpus.note
-    assert "\n" not in corpus.note and "d.txt" in corpus.note
+    (note,) = corpus.notes
+    assert "3 of 7 files are copies of others" in note and str(tmp_path / "c" / "a.txt") in note
+    assert "\n" not in note and "d.txt" in note
 
 
 @pytest.mark.parametrize("texts", [["one"], ["one", "two", "six"], ["", "", ""], ["a\n", "a\r\n"]])
 def test_different_files_are_not_called_copies(tmp_path, texts):
     for number, text in enumerate([*texts, "more"]):
         (tmp_path / f"{number}.txt").write_bytes(text.encode())
-    assert open_corpus("text", tmp_path).note == ""
+    assert open_corpus("text", tmp_path).notes == []
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def test_names_that_are_not_utf8(tmp_path, where):
     for path in (str(folder), str(folder / "*.txt"), str(folder / "**" / "*.txt")):
         corpus = open_corpus("text", path, folder / "cache")
         assert "".join(corpus.iter_text()) == "one\none\n"
-        assert corpus.note.isascii() and "z.txt" in corpus.note
+        assert corpus.notes[0].isascii() and "z.txt" in corpus.notes[0]
     write(file.with_name("bad.txt")).write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"bad\.txt is not UTF-8") as caught:
         open_corpus("text", str(folder))
@@ -155,8 +156,8 @@ def test_names_that_are_not_utf8(tmp_path, where):
 def test_another_format_is_one_entry(tmp_path, monkeypatch):
     """A reader takes blocks of bytes; the folder is searched for its suffix, and its files are joined like others."""
 
-    def read_shouted(blocks, name):
-        for text in formats.read_plain_text(blocks, name):
+    def read_shouted(blocks, name, encoding):
+        for text in formats.read_plain_text(blocks, name, encoding):
             yield text.lower()
 
     monkeypatch.setitem(formats.READERS, ".loud", read_shouted)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yinggem.common.cache_folder import cached_file
 from yinggem.common.errors import UserError
-from yinggem.text.text_files import find_text_files, sha256_of
+from yinggem.text.files.text_files import find_text_files, sha256_of
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "3037b8d446d3abf01b1e322fdc0d701e49a8408140fd77212ea69cbe106e536a"
@@ -21,7 +21,7 @@ def find_tinyshakespeare(path: str | Path | None, cache_dir: Path) -> Path:
         UserError: the file holds something else; there is none, and it cannot be downloaded.
     """
     if path is not None:
-        (file,) = find_text_files(path)[:1]
+        file = next(iter(find_text_files(path)))
         if sha256_of(file) != SHA256:
             raise UserError(f"{file} is not tiny Shakespeare (its SHA-256 differs); use data=text for other texts.")
         return file

@@ -1,0 +1,114 @@
+"""A text with every token tinted by how surprising it was: one page that loads nothing and runs nothing."""
+
+import base64
+import hashlib
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from yinggem.inference.evaluation import Evaluation
+from yinggem.text.tokenizer import StreamDecoder, Tokenizer
+
+MOST_TOKENS = 50_000  # on a page: a browser takes seconds to show more
+LEVELS = 9  # tints, of a bit each
+SHORTEST = 20  # bytes of a line that is ranked
+RANKED = 10
+STYLE = "\n".join([
+    "body{font:16px/1.6 Georgia,serif;max-width:50em;margin:2em auto;padding:0 1em;color:#222;background:#fff}",
+    "pre{white-space:pre-wrap;overflow-wrap:anywhere;font:15px/1.7 monospace}",
+    "td{padding:.2em .8em;vertical-align:top}td:first-child{text-align:right}",
+    *(f".s{level}{{background:rgba(200,80,30,{level / LEVELS:.2f})}}" for level in range(LEVELS + 1)),
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole characters of a text, and the bits that they cost."""
+
+    text: str
+    bits: float
+    bytes: int
+
+
+def pieces_of(tokenizer: Tokenizer, ids: Iterable[int], nats: Iterable[float]) -> list[Piece]:
+    """Tokens that hold parts of a character are put together.
+
+    Args:
+        nats: of every id.
+    """
+    decoder, lengths = StreamDecoder(tokenizer), tokenizer.token_byte_lengths
+    found, bits, size = [], 0.0, 0
+    for token, value in zip(ids, nats, strict=True):
+        bits, size = bits + value / math.log(2), size + int(lengths[token])
+        if text := decoder.push(token):
+            found.append(Piece(text, bits, size))
+            bits, size = 0.0, 0
+    rest = decoder.finish()
+    return [*found, Piece(rest, bits, size)] if rest or bits else found
+
+
+def lines_of(pieces: Sequence[Piece]) -> list[Piece]:
+    """The lines; a token belongs to the line in which it begins, and its bits with it."""
+    lines: list[Piece] = []
+    text, bits, size = "", 0.0, 0
+    for piece in pieces:
+        text, bits, size = text + piece.text, bits + piece.bits, size + piece.bytes
+        if "\n" in piece.text:
+            lines.append(Piece(text.strip(), bits, size))
+            text, bits, size = "", 0.0, 0
+    return [*lines, Piece(text.strip(), bits, size)] if text.strip() else lines
+
+
+def ranked(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """The lines with the most and with the fewest bits per byte, the most extreme first; short ones do not count."""
+    lines = sorted(
+        (line for line in lines_of(pieces) if line.bytes >= SHORTEST), key=lambda line: line.bits / line.bytes
+    )
+    count = min(RANKED, len(lines) // 2)
+    return lines[::-1][:count], lines[:count]
+
+
+def surprise_page(title: str, pieces: Sequence[Piece], figures: Evaluation, note: str = "") -> str:
+    """The page, as HTML.
+
+    Args:
+        figures: of the whole text.
+        note: what the page leaves out.
+    """
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    worst, best = ranked(pieces)
+    body = "".join(
+        f'<span class="s{level(piece)}" title="{piece.bits:.1f} bits">{shown(piece.text)}</span>' for piece in pieces
+    )
+    bits, nats = f"{figures.bits_per_byte:.4f} bits per byte", f"{figures.loss:.4f} nats per token"
+    about = f"{bits}, {nats}, {figures.tokens:,} tokens. {note}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{shown(title)}</title>\n<style>{STYLE}</style>'
+        f"</head><body>\n<h1>{shown(title)}</h1>\n<p>{shown(about)}</p>\n"
+        f"{table('The most surprising lines', worst)}{table('The least surprising lines', best)}"
+        f"<h2>The text</h2>\n<p>The darker a token, the more it surprised, up to {LEVELS} bits.</p>\n"
+        f"<pre>{body}</pre>\n</body></html>\n"
+    )
+
+
+def table(title: str, lines: Sequence[Piece]) -> str:
+    """Lines with their bits per byte; nothing where there are none."""
+    rows = "".join(
+        f"<tr><td>{line.bits / line.bytes:.2f}</td><td>{shown(line.text[:300])}</td></tr>\n" for line in lines
+    )
+    return f"<h2>{shown(title)}</h2>\n<table>\n{rows}</table>\n" if rows else ""
+
+
+def level(piece: Piece) -> int:
+    """The tint."""
+    return min(LEVELS, int(piece.bits))
+
+
+def shown(text: str) -> str:
+    """Text as HTML: nothing in it is markup, and control characters, which browsers take in many ways, are U+FFFD."""
+    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text))

@@ -1,0 +1,148 @@
+"""Which settings suit a text, chosen by a glance at it.
+
+The rows are from docs/own_text.md, measured by benchmarks/own_text.py: whoever changes a recipe measures anew. What a
+person types wins over every word of a row; with model=, experiment= or init_from= nothing is chosen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from yinggem.common.errors import UserError
+from yinggem.runs.overrides import unquoted, value_of
+from yinggem.text.reading import Reading
+from yinggem.text.text_look import TextLook, look_at
+
+DECIDES = ("model", "experiment", "init_from", "ckpt_path")  # typed, they say what the rows would choose
+LARGEST = float("inf")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings for texts of up to so many bytes.
+
+    Args:
+        bytes: the largest text.
+        tokenizer: byte, or the vocabulary of a BPE.
+        dropout: model.dropout.
+        shape: tokens of a window, windows of a step.
+        steps: at most, and from one validation to the next.
+    """
+
+    bytes: float
+    tokenizer: str | int
+    dropout: float
+    shape: tuple[int, int]
+    steps: tuple[int, int]
+
+    def words(self) -> list[str]:
+        """As they are typed."""
+        tokenizer = [f"tokenizer={self.tokenizer}"]
+        if isinstance(self.tokenizer, int):
+            tokenizer = ["tokenizer=bpe", f"tokenizer.vocab_size={self.tokenizer}"]
+        return [*tokenizer, *shared(self.dropout, self.shape, self.steps)]
+
+
+def shared(dropout: float, shape: tuple[int, int], steps: tuple[int, int]) -> list[str]:
+    """The words of a row that do not name a tokenizer."""
+    return [
+        f"model.dropout={dropout}",
+        f"data.context_length={shape[0]}",
+        f"data.batch_size={shape[1]}",
+        "data.eval_context_length=1024",  # counting reads a text as it goes on
+        "data.eval_batch_size=16",
+        f"trainer.max_steps={steps[0]}",
+        f"trainer.val_check_interval={steps[1]}",
+        "memory=ngram",
+    ]
+
+
+# From random weights. By characters of one byte a vocabulary pays only once there is text to learn it from; a
+# character of Chinese is three bytes, and its commonest ones are worth an id each much sooner.
+PLAIN = (
+    Row(10e3, "byte", 0.3, (128, 8), (400, 40)),
+    Row(60e3, "byte", 0.2, (256, 4), (1000, 100)),
+    Row(250e3, 512, 0.2, (128, 8), (1500, 100)),
+    Row(1.5e6, 1024, 0.1, (128, 8), (2000, 200)),
+)
+WIDE = (
+    Row(10e3, "byte", 0.3, (256, 4), (400, 40)),
+    Row(60e3, 512, 0.2, (256, 4), (1000, 100)),
+    Row(250e3, 1024, 0.2, (128, 8), (1500, 100)),
+    Row(1.5e6, 2048, 0.1, (128, 8), (2000, 200)),
+)
+# From the starter, for English: bytes, dropout, steps.
+FINETUNED = (
+    (60e3, 0.2, (240, 20)),
+    (250e3, 0.2, (400, 40)),
+    (1.5e6, 0.1, (1000, 100)),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were chosen for a text: words as they are typed, and a line that says why."""
+
+    words: tuple[str, ...] = ()
+    line: str = ""
+
+
+def choose(typed: Sequence[str]) -> Choice:
+    """What a glance at the text adds to the words of a command; nothing where they say what to train.
+
+    A text that cannot be read is left to the run, which says so.
+    """
+    path = value_of("data.path", list(typed))
+    if value_of("data", list(typed)) != "text" or not path or path == "null" or decides(typed):
+        return Choice()
+    try:
+        return choice_for(look_at(unquoted(path), reading_of(typed)), typed)
+    except UserError:
+        return Choice()
+
+
+def reading_of(typed: Sequence[str]) -> Reading:
+    """How the typed words say the text is read, as far as a glance at it needs to know."""
+    found = {name: value_of(f"data.{name}", list(typed)) for name in ("field", "encoding", "format")}
+    return Reading(**{name: unquoted(value) for name, value in found.items() if value and value != "null"})
+
+
+def decides(typed: Sequence[str]) -> bool:
+    """Whether words say what to train, so that nothing is left to choose."""
+    return any(value_of(name, list(typed)) not in (None, "null", "[]") for name in DECIDES)
+
+
+def choice_for(look: TextLook, typed: Sequence[str]) -> Choice:
+    """The row for a text, without what is typed."""
+    words = [word for word in row_words(look, typed) if not is_typed(word, typed)]
+    what = f"{look.size} of {look.language}, {look.characters} different characters"
+    if not words:
+        return Choice((), "")
+    how = "begins with the starter" if "experiment=finetune" in words else "begins with random weights"
+    return Choice(
+        tuple(words),
+        f"Recipe     {what}: it {how}, with {' '.join(words)} (docs/own_text.md; type any of these to change it, "
+        "or model=tiny to leave all out)",
+    )
+
+
+def row_words(look: TextLook, typed: Sequence[str]) -> list[str]:
+    """All words of the row; none for a text that is as large as that of the quickstart, whose recipe suits it."""
+    if look.is_english and not builds_anew(typed):
+        for most, dropout, steps in FINETUNED:
+            if look.bytes <= most:
+                return ["experiment=finetune", *shared(dropout, (128, 8), steps)]
+    rows = WIDE if look.bytes_per_character > 1.5 else PLAIN
+    return next((row.words() for row in rows if look.bytes <= row.bytes), ["memory=ngram"])
+
+
+def builds_anew(typed: Sequence[str]) -> bool:
+    """Whether a typed word asks for another tokenizer or network than the starter's."""
+    names = {word.lstrip("+~").partition("=")[0] for word in typed}
+    return any(name.startswith(("tokenizer", "model.")) and "dropout" not in name for name in names)
+
+
+def is_typed(word: str, typed: Sequence[str]) -> bool:
+    """Whether a word of a row is typed already, or belongs to a group of which another choice is typed."""
+    names = {one.lstrip("+~").partition("=")[0] for one in typed}
+    name = word.partition("=")[0]
+    return name in names or name.partition(".")[0] in names & {"tokenizer"}
