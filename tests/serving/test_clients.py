@@ -1,15 +1,15 @@
 """Real clients, unchanged. `make peers` runs them; what they do is here in short for every other run."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from loopback import CONTEXT, TEXT, Server
 
+import yinggem
 from yinggem.inference.language_model import LanguageModel
-
-WIDE = 512  # tokens of a window
+from yinggem.inference.starter import starter_path
+from yinggem.text.assets import SHAKESPEARE, read_asset
 
 
 def harness_rows(server: Server, text: str) -> list[list[int]]:
@@ -58,24 +58,25 @@ def test_the_official_client_of_openai(server, local):
 
 
 @pytest.mark.peers
-def test_lm_evaluation_harness_finds_the_bits_per_byte_of_evaluating(server, local):
-    if importlib.util.find_spec("lm_eval") is None:
-        pytest.skip("lm_eval is not installed")
+def test_lm_evaluation_harness_finds_the_bits_per_byte_of_evaluating(start):
+    """On a text that the model was not trained on; the harness predicts the first token too, which is one of 4,000."""
+    pytest.importorskip("lm_eval")
     from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
+    server, local = start(starter_path()), yinggem.load("starter", device="cpu")
+    text = read_asset(SHAKESPEARE).decode()[-10_000:]
     for how in ({}, {"memory": 0}):
         model = LocalCompletionsAPI(
             base_url=f"{server.url}/v1/completions", tokenizer_backend="remote", model="yinggem",
-            max_length=WIDE, batch_size=4, num_concurrent=1,
+            max_length=local.context_length, batch_size=4, num_concurrent=1,
         )  # fmt: skip
         plain = model._create_payload
         model._create_payload = lambda *args, plain=plain, how=how, **more: plain(*args, **more) | how
-        request = Instance("loglikelihood_rolling", {}, (TEXT,), 0, metadata=("", 0, 1))
+        request = Instance("loglikelihood_rolling", {}, (text,), 0, metadata=("", 0, 1))
         (nats,) = model.loglikelihood_rolling([request], disable_tqdm=True)
-        memory = None if how else local.memory
-        here = LanguageModel(local.network, local.tokenizer, WIDE, memory)
-        assert -nats == pytest.approx(here.score(TEXT).nats, rel=0.002)
+        here = LanguageModel(local.network, local.tokenizer, local.context_length, None if how else local.memory)
+        assert -nats == pytest.approx(here.score(text).nats, rel=0.002)
 
 
 @pytest.mark.peers

@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ def serving_parser() -> Parser:
     # fmt: off
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", metavar="PLACE",
-                       help="a file or a run folder; default: the newest run's best, under outputs/")
+                       help="a file, a run folder, or starter; default: the newest run's best, under outputs/")
     which.add_argument("--follow", metavar="RUN", help="a run folder: take each new best checkpoint as it is written")
     add("--host", default="127.0.0.1", metavar="NAME",
         help="where to listen; 0.0.0.0 is everywhere (default: %(default)s)")
@@ -100,14 +101,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def open_source(options: argparse.Namespace, metrics: "object") -> "ModelSource":
     """The model that is served, and what replaces it."""
-    from yinggem.runs.layout import BEST, checkpoint, find_checkpoint
+    from yinggem.runs.layout import BEST, checkpoint, find_model
     from yinggem.serving.metrics import Metrics
     from yinggem.serving.served_model import ModelSource, Opening
 
     assert isinstance(metrics, Metrics)
     opening = Opening(options.device, options.quantize, options.rows, options.queue, metrics.count_tokens)
     if options.follow is None:
-        return ModelSource(find_checkpoint(options.checkpoint), opening)
+        path, said = find_model(options.checkpoint)
+        if said:
+            print(f"note: {said}", file=sys.stderr)
+        return ModelSource(path, opening)
     run = Path(options.follow)
     return ModelSource(checkpoint(run, BEST), opening, run, tell=lambda line: print(line, flush=True))
 

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from yinggem.common.errors import UserError
+from yinggem.serving import page
 from yinggem.serving.batcher import ClosedError
 from yinggem.serving.body import CompletionBody, Limits, RequestError, read_body
 from yinggem.serving.completions import CompletionJob, Inbox
@@ -72,7 +73,7 @@ def make_app(
             Route("/health", health), Route("/metrics", metrics), Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model), Route("/v1/completions", completions, methods=["POST"]),
             Route("/tokenizer_info", about_tokenizer), Route("/tokenize", encode, methods=["POST"]),
-            Route("/detokenize", decode, methods=["POST"]),
+            Route("/detokenize", decode, methods=["POST"]), *page.routes(),
         ],
         middleware=guards,
         exception_handlers={HTTPException: not_served, UserError: failed, Exception: failed},

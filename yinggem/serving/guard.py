@@ -9,9 +9,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from yinggem.serving.errors import error_response
+from yinggem.serving.page import files
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-OPEN = ("/", "/page.css", "/page.js", "/health")  # without a key: they tell nothing of the model
+OPEN = ("/health", *files())  # without a key: they tell nothing of the model
 
 
 class Guard:

@@ -10,6 +10,7 @@ from pathlib import Path
 from yinggem.common.errors import UserError
 from yinggem.inference.copying import CopyStep, TrainingText
 from yinggem.inference.opening import open_network
+from yinggem.inference.starter import memory_of
 from yinggem.inference.stored_model import StoredModel, read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.runs.layout import BEST, checkpoint, run_of
@@ -44,7 +45,7 @@ class ServedModel:
 
     def __init__(self, stored: StoredModel, opening: Opening) -> None:
         network = open_network(stored, opening.device, opening.quantization)
-        self.path, self.tokenizer, self.memory = stored.path, stored.tokenizer, stored.memory
+        self.path, self.tokenizer, self.memory = stored.path, stored.tokenizer, memory_of(stored)
         self.config, self.about, self.created = stored.config, network.about, int(os.path.getmtime(stored.path))
         self.step = stored.content.get("global_step")
         self.batcher = Batcher(rows_of(network), opening.rows, opening.most_waiting, opening.counted)
