@@ -13,11 +13,11 @@ from yinggem.common.errors import UserError
 from yinggem.inference.completion import prompt_ids
 from yinggem.inference.generation import LogitsStep
 from yinggem.inference.memory_step import MemoryStep, memory_steps, typed_ids
+from yinggem.inference.token_log import LoggedToken, legacy_logprobs, unfinished
 from yinggem.serving.batcher import Work
 from yinggem.serving.body import CompletionBody, Limits
 from yinggem.serving.sample import Piece, Prompt, Sample, Wish
 from yinggem.serving.served_model import ServedModel
-from yinggem.serving.token_log import LoggedToken, legacy_logprobs, unfinished
 from yinggem.text.tokenizer import Tokenizer
 
 # In the protocol's words: a text that comes to its end stops, and what may not be repeated is filtered.

@@ -67,9 +67,11 @@ def settings_of(model: ServedModel, limits: Limits) -> dict[str, Any]:
     for one in fields(Sampling):
         low, high, step = SLIDERS.get(one.name, (0, 1, 0.01))
         off = one.metadata["off"]
-        value = default_repetition_penalty(model.tokenizer.name) if one.name == "repetition_penalty" else one.default
+        value: Any = (
+            default_repetition_penalty(model.tokenizer.name) if one.name == "repetition_penalty" else one.default
+        )
         start = (off[-1] if off else high) if value is None else value
-        sliders.append(_slider(one.name, one.metadata["help"], low, high, step, start))
+        sliders.append(_slider(one.name, one.metadata["help"].replace("... ", "draw "), low, high, step, start))
     if model.memory is not None:
         meaning = "how much what counting knows of the training text is believed; 0 is the network alone"
         sliders.append(_slider("memory", meaning, 0, MOST_SHARE, 0.05, 1))

@@ -10,8 +10,8 @@ from yinggem.inference.draws import uniform
 from yinggem.inference.filters import History
 from yinggem.inference.generation import NOTHING, LogitsStep, check_finite, next_token
 from yinggem.inference.sampling import Sampling
+from yinggem.inference.token_log import LoggedToken, TokenLog
 from yinggem.memory.ngram_memory import NgramMemory
-from yinggem.serving.token_log import LoggedToken, TokenLog
 from yinggem.text.tokenizer import Tokenizer
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from yinggem.inference.rows import TorchRows, rows_of
 from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
-from yinggem.serving.rows import TorchRows, rows_of
 
 
 @torch.inference_mode()
