@@ -10,12 +10,12 @@ before in the same sample, and the longest stretch in any sample that stands in 
 import argparse
 import statistics
 
-from yinggem.inference.checkpoint import load_memory, load_model, read_checkpoint
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
-from yinggem.inference.device import choose_device
 from yinggem.inference.memory_step import memory_steps
+from yinggem.inference.opening import open_network
 from yinggem.inference.sampling import sampling_for
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.text_stats import text_stats
 from yinggem.runs.layout import find_checkpoint
 
@@ -31,14 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     print("| run | X | words not in the text | repeated 4-grams | longest copy, words |\n|---|---|---|---|---|")
     for run in options.runs:
-        path = find_checkpoint(run)
-        content = read_checkpoint(path)
-        model, tokenizer = load_model(path, choose_device("cpu"), checkpoint=content)
-        memory = load_memory(path, content)
+        stored = read_model(find_checkpoint(run))
+        memory, tokenizer, network = stored.memory, stored.tokenizer, open_network(stored, "cpu")
         training, settings = TrainingText(memory, tokenizer), sampling_for(tokenizer.name)
         for share in SHARES:
             steps = memory_steps(memory, tokenizer, "", options.samples, share)
-            pieces = complete(model, tokenizer, "", options.tokens, settings, range(options.samples), (), [*steps])
+            pieces = complete(network, tokenizer, "", options.tokens, settings, range(options.samples), (), steps)
             last = {row: sample.text for row, _, sample in pieces}
             found = text_stats(BETWEEN.join(last.values()), training.chunks())
             repeated = statistics.mean(text_stats(text, []).repeated_4grams for text in last.values())

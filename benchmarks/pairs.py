@@ -26,7 +26,7 @@ SETTINGS = [
     "data.context_length=64", "data.batch_size=32", "data.mask_documents=true", "data.template='{prompt} = '",
     "model=tiny", "model.hidden_size=96", "model.num_hidden_layers=2", "model.num_attention_heads=4",
     "model.intermediate_size=256", "model.attention_window=64", "optimizer=muon_short", "baseline=false",
-    "trainer.val_check_interval=300", "callbacks.early_stopping.patience=100",
+    "trainer.val_check_interval=300", "trainer.max_time=null", "callbacks.early_stopping.patience=100",
 ]  # fmt: skip
 
 

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "inference/engine_network.py": "inference/test_generation.py",
     "inference/filters.py": "inference/test_generation.py",
     "inference/sampling.py": "inference/test_generation.py",
+    "inference/stored_tensors.py": "inference/test_unpickling.py",
     "inference/torch_network.py": "inference/test_generation.py",
     "inference/verification.py": "inference/test_checkpoint.py",
     "memory/copy_index.py": "memory/test_copy_guard.py",

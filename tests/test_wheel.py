@@ -69,6 +69,7 @@ def of_the_checkout(folder: str, pattern: str) -> set[str]:
 def test_the_wheel_holds_every_module_configuration_and_asset(installation):
     names = set(zipfile.ZipFile(installation.wheel).namelist())
     assert of_the_checkout("yinggem", "*.py") <= names
+    assert of_the_checkout("yinggem", "*.[ch]") <= names
     assert of_the_checkout("yinggem", "*.xz") | {"yinggem/py.typed", "yinggem/text/assets/starter.ckpt"} <= names
     assert {f"yinggem/{name}" for name in of_the_checkout("conf", "*.yaml")} <= names
     assert of_the_checkout("hydra_plugins", "*.py") <= names
@@ -87,6 +88,7 @@ def test_every_command_works_in_an_empty_folder(installation):
     assert "Everything is in outputs" in trained and "Next:  yinggem generate" in trained and ".py" not in trained
     assert "finished" in run("yinggem", "train", "-m", *small, "seed=0,1")
     assert run("yinggem", "generate", "--prompt", "7 times", "--max-new-tokens", "5").startswith("7 times")
+    assert ("compiled C" if shutil.which("gcc") else "engine") in run("yinggem", "doctor")
     assert "bits_per_byte" in run("yinggem", "evaluate", "--data", "text.txt")
     assert "results.csv" in run("yinggem", "compare", "outputs")
     run("yinggem", "quantize", "--output", "small.ckpt")

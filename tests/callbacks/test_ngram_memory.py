@@ -27,7 +27,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(place):
-    done = here(*RUN, "trainer.max_steps=20")
+    done = here(*RUN, "trainer.max_steps=20", "trainer.val_check_interval=8")
     assert done.status == 0 and "without a network, both together" in done.out, done
     assert "The checkpoint holds the training text" in done.out and " 4,175 tokens to train on" in done.out
     result = json.loads((newest() / "result.json").read_text())
@@ -35,6 +35,8 @@ def test_a_run_says_what_counting_reaches_and_its_checkpoints_hold_the_text(plac
     memory = read_model(newest() / "checkpoints" / "best.ckpt").memory
     assert memory is not None and bytes(memory.ids) == TEXT.encode()[:5964]
     assert memory.scoring.to_dict() != FIXED != memory.generating.to_dict()
+    before = read_model(newest() / "checkpoints" / "last.ckpt").memory
+    assert before is not None and before.scoring.to_dict() not in (FIXED, memory.scoring.to_dict()), "fitted at the end"
     ranked = [entry for entry in result if entry.endswith("bits_per_byte")]
     assert ranked[0] == "bits_per_byte", "the network's own figure is what runs are ranked by"
 

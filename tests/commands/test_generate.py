@@ -263,7 +263,7 @@ def test_any_locale_prints(checkpoints, environment):
 def test_without_a_checkpoint_the_newest_run_is_used(checkpoints, tmp_path):
     folder = tmp_path / "outputs/2026-01-01/00-00-00/checkpoints"
     folder.mkdir(parents=True)
-    nothing = run_process(cwd=folder)
+    nothing = run_process("--checkpoint", ".", cwd=folder)
     assert_one_sentence(nothing.returncode, nothing.stderr.decode(), "python train.py")
     (folder / "best.ckpt").write_bytes(checkpoints["byte"].read_bytes())
     done = run_process("--max-new-tokens", 5, "--json", cwd=tmp_path)

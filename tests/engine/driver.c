@@ -80,7 +80,7 @@ static int try_engine(uint64_t seed, int threads, int kind, const char *kernels,
         if (!(nats[i] >= -1e-4)) failed = wrong("negative nats", seed, kind, kernels);
     Sampling s = {.temperature = (float)draw(3) / 2, .top_k = (int)draw(2) * 9, .top_p = draw(2) ? 0.85f : 1,
                   .min_p = draw(2) ? 0.01f : 0, .typical_p = draw(2) ? 0.9f : 1, .repetition_penalty = draw(2) ? 1.2f : 1,
-                  .ngram = (int)draw(4), .repetition_window = (int)draw(3) - 1};
+                  .ngram = (int)draw(4), .spared = (int)draw(3) - 1, .repetition_window = (int)draw(3) - 1};
     if (engine_generate(e, 0, &s, seed, text, LENGTH, 0, 40, &drawn) || drawn != 40)
         failed = wrong("no text", seed, kind, kernels);
     if (!engine_read(e, 3, ids, 1, 0, NULL) || !engine_read(e, 0, (int32_t[]){vocab}, 1, 0, NULL) ||

@@ -84,7 +84,7 @@ def kernels() -> list[str]:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(config=configs(), threads=st.integers(1, 3), seed=st.integers(0, 99), data=st.data())
 def test_logits_are_the_model_s_past_three_windows_however_the_text_is_read(config, threads, seed, data):
     model = make_model(config, seed)
@@ -107,9 +107,11 @@ def test_logits_are_the_model_s_past_three_windows_however_the_text_is_read(conf
     assert np.abs(engine.score(ids.numpy()) - nats).max() < 1e-4
 
 
-def torch_text(model: Transformer, prompt: list[int], sampling: Sampling, seed: int, count: int) -> list[int]:
+def torch_text(
+    model: Transformer, prompt: list[int], sampling: Sampling, seed: int, count: int, spared: int | None
+) -> list[int]:
     """The ids that torch's logits, the filters of numpy and an independent generator draw."""
-    cache, history = KVCache(model.config, 1), History(prompt, model.config.vocab_size, sampling)
+    cache, history = KVCache(model.config, 1), History(prompt, model.config.vocab_size, sampling, spared)
     drawn: list[int] = []
     logits = model.next_logits(torch.tensor([prompt]), cache)
     for position in range(count):
@@ -120,7 +122,7 @@ def torch_text(model: Transformer, prompt: list[int], sampling: Sampling, seed: 
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     sampling=st.builds(
         Sampling,
@@ -136,15 +138,16 @@ def torch_text(model: Transformer, prompt: list[int], sampling: Sampling, seed: 
     prompt=st.lists(st.integers(0, 69), min_size=1, max_size=30),
     seed=st.integers(0, 2**64 - 1),
     parts=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    spared=st.sampled_from([None, 0, 5]),
 )
-def test_texts_are_those_of_torch_with_every_setting_in_whatever_pieces(sampling, prompt, seed, parts):
+def test_texts_are_those_of_torch_with_every_setting_in_whatever_pieces(sampling, prompt, seed, parts, spared):
     model = make_model(SMALL)
     drawn: list[int] = []
     engine = engine_of(model)
     engine.read(0, prompt)
     for count in parts:
-        drawn += engine.generate(0, sampling, seed, prompt + drawn, len(drawn), count)
-    assert drawn == torch_text(model, prompt, sampling, seed, sum(parts))
+        drawn += engine.generate(0, sampling, seed, prompt + drawn, len(drawn), count, spared)
+    assert drawn == torch_text(model, prompt, sampling, seed, sum(parts), spared)
 
 
 def test_a_row_goes_on_after_what_was_drawn():

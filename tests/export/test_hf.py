@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yinggem.common.errors import UserError
 from yinggem.export import hf
+from yinggem.export.folder import write_folder
 from yinggem.export.hf_config import OWN, kind_of
-from yinggem.text.tokenizer import BPETokenizer, CharTokenizer, GPT2Tokenizer
+from yinggem.export.hf_import import read_folder
+from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer
 
 NO_BIAS: dict[str, Any] = {"bias": False}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,6 +29,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "layer norm": ("YingGemForCausalLM", {"norm": "layer", "qk_norm": True}),
     "tied head with a bias": ("YingGemForCausalLM", NO_BIAS | {"tie_word_embeddings": True, "head_bias": True}),
 }
+
+
+MAIN = ("tiny and small", "neither", "biases", "the reference")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +50,9 @@ def loaded(folder: Path) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in MAIN else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 @torch.inference_mode()
 def test_logits_are_ours_past_the_window(tmp_path, case):
     architecture, changes = CASES[case]
@@ -58,7 +65,7 @@ def test_logits_are_ours_past_the_window(tmp_path, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["tiny and small", "neither", "biases", "the reference", "layer norm"])
+@pytest.mark.parametrize("case", [*MAIN, "layer norm"])
 @torch.inference_mode()
 def test_generate_writes_the_same_greedy_text_past_the_window(tmp_path, case):
     source = source_of(**CASES[case][1])
@@ -82,6 +89,33 @@ def test_the_tokenizer_that_transformers_finds_there_gives_our_ids(tmp_path, tok
     ids = tokenizer.encode(text)
     assert theirs(text)["input_ids"] == ids and theirs.decode(ids) == text
     assert len(theirs) == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("tokenizer", [BPETokenizer(280), CharTokenizer(), ByteTokenizer()], ids=lambda t: t.name)
+@torch.inference_mode()
+def test_the_end_of_a_document_is_the_end_there_and_no_text_is_taken_for_it(tmp_path, tokenizer):
+    text = "To be, or not to be?<|endoftext|>\n\n  That is   the question: 'tis 42.\n"
+    tokenizer.fit(lambda: [text * 9])
+    tokenizer.mark_documents()
+    end = tokenizer.end_id
+    source = source_of(tokenizer, bias=False, document_end=end)
+    hf.export(source, tmp_path / "a")
+    theirs, model = AutoTokenizer.from_pretrained(tmp_path / "a"), loaded(tmp_path / "a")
+    ids = tokenizer.encode(text)
+    assert theirs(text)["input_ids"] == ids and theirs.decode([*ids, end], skip_special_tokens=True) == text
+    assert theirs.eos_token_id == model.generation_config.eos_token_id == end
+    tokens = torch.tensor([[end, *ids]])
+    torch.testing.assert_close(model(tokens).logits, source.model(tokens), rtol=0, atol=1e-4)
+    model, found, _ = read_folder(tmp_path / "a")
+    assert model.config == source.config and found.fingerprint == tokenizer.fingerprint
+
+
+def test_pairs_are_refused(tmp_path):
+    tokenizer = ByteTokenizer()
+    tokenizer.mark_documents("Q: {prompt} A:")
+    with pytest.raises(UserError, match=r"cannot express data\.format=pairs"):
+        hf.export(source_of(tokenizer), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):
@@ -115,3 +149,18 @@ def test_a_setting_that_came_later_is_refused_by_its_name(tmp_path, monkeypatch)
         hf.export(source_of(qk_norm=True), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     hf.export(source_of(qk_norm=False), tmp_path / "a")
+
+
+def test_a_disk_that_fails_leaves_the_earlier_folder(tmp_path):
+    hf.export(source_of(bias=False), tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+    def fail(folder: Path) -> None:
+        (folder / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    for place in (tmp_path / "a", tmp_path / "new"):
+        with pytest.raises(UserError, match=r"Cannot write .*No space left"):
+            write_folder(place, fail)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

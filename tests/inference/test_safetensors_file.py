@@ -81,7 +81,7 @@ def test_a_flipped_bit_or_a_missing_end_is_refused_or_harmless(saved):
     good, rng = saved.read_bytes(), random.Random(0)
     expected, refused = load_model(saved)[0].state_dict(), 0
     header = int.from_bytes(good[:8], "little") + 8
-    for flip in range(150):
+    for flip in range(90):
         damaged = bytearray(good)
         damaged[rng.randrange(*[(0, 16), (8, header), (header, len(good))][flip % 3])] ^= 1 << rng.randrange(8)
         saved.write_bytes(damaged if flip % 10 else good[: rng.randrange(len(good))])
@@ -92,7 +92,7 @@ def test_a_flipped_bit_or_a_missing_end_is_refused_or_harmless(saved):
         else:
             assert found.config.to_dict() == model_for(ByteTokenizer()).config.to_dict()
             assert all(torch.equal(found.state_dict()[name], expected[name]) for name in expected)
-    assert refused > 120
+    assert refused > 70
 
 
 def with_header(path: Path, change) -> None:

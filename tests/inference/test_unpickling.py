@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.unpickling import NotPlainError, PlainUnpickler, StoredTensor
+from yinggem.inference.stored_tensors import StoredTensor
+from yinggem.inference.unpickling import NotPlainError, PlainUnpickler
 from yinggem.inference.verification import read_plain
 
 EARLIER = sorted((Path(__file__).parents[1] / "data" / "earlier").glob("*/checkpoints/*.ckpt"))

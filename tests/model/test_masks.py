@@ -1,6 +1,7 @@
 """Masked documents: no token sees another document, by every kernel, and each is as if it stood alone."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from yinggem.model.kv_cache import KVCache
 from yinggem.model.transformer import Transformer
 
 END, LENGTH = 19, 150
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 
-def model(window: int | None, backend: str = "auto", **options: object) -> Transformer:
+def model(window: int | None, backend: str = "auto", **options: Any) -> Transformer:
     torch.manual_seed(0)
     config = ModelConfig(20, attention_window=window, initializer_range=0.3, document_end=END, **(SHAPE | options))
     return Transformer(config, backend).eval()

@@ -81,6 +81,7 @@ def test_a_test_part_of_one_long_text(tmp_path):
     whole = tokenize(corpus, ByteTokenizer(), tmp_path / "c", 0)
     for split_by in ("characters", "tokens"):
         split = tokenize(corpus, ByteTokenizer(), tmp_path / "c", 0.2, split_by, 0.1)
+        assert split.test is not None
         lengths = [len(part) for part in (split.train, split.val, split.test)]
         assert np.allclose(np.array(lengths) / corpus.characters, [0.7, 0.2, 0.1], atol=1e-3)
         assert np.array_equal((split.train + split.val + split.test)[:], whole.train[:])

@@ -14,7 +14,8 @@ import pytest
 import torch
 from running import elsewhere, here, newest, soaked
 
-from yinggem.inference.checkpoint import load_memory, load_model
+from yinggem.inference.checkpoint import load_model
+from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.runs.metrics_file import read_metrics
 
@@ -92,7 +93,7 @@ def test_two_processes_have_the_loss_curve_of_one(alone, together):
 
 
 def test_both_processes_mix_with_the_weights_of_the_checkpoint_which_are_those_of_one_process(alone, together):
-    one, other = (load_memory(folder / "checkpoints/last.ckpt") for folder in (alone, together))
+    one, other = (read_model(folder / "checkpoints/last.ckpt").memory for folder in (alone, together))
     assert one is not None and other is not None and np.array_equal(one.ids, other.ids)
     for rank in (0, 1):
         found = json.loads((together / f"mixtures-{rank}.json").read_text())

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def poems(tmp_path):
     return tmp_path / "poems"
 
 
-def data(path: Path, length: int = 32, **options: object) -> TextDataModule:
+def data(path: Path, length: int = 32, **options: Any) -> TextDataModule:
     return TextDataModule(ByteTokenizer(), "text", str(path), length, cache_dir=str(path.parent / "c"), **options)
 
 

@@ -54,8 +54,10 @@ def test_the_look_back_may_be_long(data, monkeypatch):
     windows = evaluation_windows(len(ids), 16)[:20]
     rows = cut_windows(ids, windows)
     expected = counted_targets(ids, windows, rows)
+    assert expected is not None
     monkeypatch.setattr("yinggem.text.windows.LOOK_BACK", 1)
-    assert np.array_equal(counted_targets(ids, windows, rows), expected)
+    found = counted_targets(ids, windows, rows)
+    assert found is not None and np.array_equal(found, expected)
 
 
 def test_the_loss_is_the_mean_over_what_is_counted(data):

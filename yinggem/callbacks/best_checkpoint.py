@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from yinggem.callbacks.last_checkpoint import LastCheckpoint
+from yinggem.callbacks.ngram_memory import Memory
 from yinggem.common.checks import check_whole_number
 from yinggem.inference.checkpoint import read_checkpoint
 from yinggem.runs.layout import BEST
@@ -130,6 +131,8 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
             trainer.save_checkpoint(target)
         elif trainer.is_global_zero:
             link_atomically(same[0], target)  # the same weights, and a state that can be continued
+            for memory in (c for c in trainer.callbacks if isinstance(c, Memory)):  # type: ignore[attr-defined]
+                memory.renew(target)  # fitted to these weights a moment ago
         if best and self._several and trainer.is_global_zero:
             link_atomically(target, self._best)
 

@@ -1,6 +1,7 @@
 """The memory of a run: which text it counts, how its mixture is fitted, and that it is in every checkpoint."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 from yinggem.common.checks import check_number
-from yinggem.inference.checkpoint import memory_entry
+from yinggem.inference.checkpoint import memory_entry, read_checkpoint, write_checkpoint
 from yinggem.memory.mixture import LEAST_TOKENS, Mixture
 from yinggem.memory.ngram_memory import NgramMemory, mixed
 from yinggem.training.datamodule import TextDataModule
@@ -79,6 +80,11 @@ class Memory(Callback):
         """Keep the memory with the weights."""
         if self.memory is not None:
             checkpoint.update(memory_entry(self.memory))
+
+    def renew(self, path: Path) -> None:
+        """Let a checkpoint that was saved earlier hold today's mixture."""
+        if self.memory is not None:
+            write_checkpoint(path, read_checkpoint(path) | memory_entry(self.memory))
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Go on with the mixture of the checkpoint; the counts are of the text that is there now."""

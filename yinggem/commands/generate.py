@@ -93,7 +93,7 @@ def generation_parser() -> Parser:
     add("--quantize", choices=QUANTIZATIONS, help="weights of 8 or 4 bits: less memory, and faster on x86 processors")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps ... (default: the fastest there is for its size)")
     add("--memory", type=number, metavar="X",
-        help="how much what counting knows is believed: 0 is the network alone (default: 1, as fitted, if it has any)")
+        help="how much what counting knows is believed: 0 is the network alone, 2 the most (default: 1, as fitted)")
     add("--max-copy", type=copy_length, metavar="N",
         help="repeat at most N words of the training text in a row; 40c: at most 40 characters")
     add("--mark-copies", action="store_true", help="mark what stands in the training text, from 8 words on")

@@ -26,7 +26,7 @@
 #include <sys/mman.h>
 
 enum {
-    VERSION = 1,   /* of the functions at the end: the Python side refuses another */
+    VERSION = 2,   /* of the functions at the end: the Python side refuses another */
     PAD = 64,      /* every vector is zeros up to a multiple of so many numbers */
     ROWS = 8,      /* and every matrix has a multiple of so many rows */
     BLOCK = 64,    /* tokens that are computed at once */
@@ -562,7 +562,7 @@ static Status read_block(Engine *e, int row, const int32_t *ids, int n) {
 
 typedef struct { /* as Sampling, with the values that switch a filter off in place of None */
     float temperature, top_p, min_p, typical_p, repetition_penalty;
-    int32_t top_k, ngram;
+    int32_t top_k, ngram, spared; /* spared: an id that no penalty touches; -1: none */
     int64_t repetition_window; /* -1: all */
 } Sampling;
 
@@ -993,7 +993,9 @@ int engine_generate(Engine *e, int row, const Sampling *s, uint64_t seed, int32_
     int64_t window = s->repetition_window < 0 ? INT64_MAX : s->repetition_window;
     memset(e->seen, 0, (size_t)e->shape.vocab * sizeof *e->seen);
     for (int64_t i = length > window ? length - window : 0; i < length; i++) e->seen[text[i]]++;
+    int32_t spared = s->spared < e->shape.vocab ? s->spared : -1;
     for (; *drawn < count; length++) {
+        if (spared >= 0) e->seen[spared] = 0;
         Status status = catch_up(e, row);
         if (status) return (int)status;
         if (!usable(e, e->rows[row].logits)) return NOT_FINITE;

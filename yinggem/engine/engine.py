@@ -153,7 +153,14 @@ class Engine:
         return nats
 
     def generate(
-        self, row: int, sampling: Any, seed: int, history: Sequence[int] | np.ndarray, start: int, count: int
+        self,
+        row: int,
+        sampling: Any,
+        seed: int,
+        history: Sequence[int] | np.ndarray,
+        start: int,
+        count: int,
+        spared: int | None = None,
     ) -> list[int]:
         """Draw up to `count` more ids of a row, which has read at least one.
 
@@ -164,6 +171,7 @@ class Engine:
             seed: with the number of an id in its sample it determines the draw.
             history: ids that count as seen by penalty and n-gram filter, the prompt's among them.
             start: how many ids this sample has already.
+            spared: an id that no repetition penalty touches.
 
         Raises:
             UserError: the model's output is not finite; or as `sampling_refusal`.
@@ -174,7 +182,7 @@ class Engine:
             raise ValueError(f"count must be at least 1 and start at least 0, not {count} and {start}.")
         seen = self._ids(history) if len(history) else np.empty(0, np.int32)
         text, drawn = np.concatenate((seen, np.zeros(count, np.int32))), ctypes.c_int(0)
-        settings = _settings_of(sampling, self.config.vocab_size)
+        settings = _settings_of(sampling, self.config.vocab_size, -1 if spared is None else int(self._ids([spared])[0]))
         self._call(
             "engine_generate", self._row(row), ctypes.byref(settings), seed & (2**64 - 1), text.ctypes.data,
             len(seen), start, count, ctypes.byref(drawn),
@@ -228,7 +236,7 @@ def _shape_of(config: ModelConfig) -> Shape:
     )  # fmt: skip
 
 
-def _settings_of(sampling: Any, vocab_size: int) -> SamplingSettings:
+def _settings_of(sampling: Any, vocab_size: int, spared: int) -> SamplingSettings:
     return SamplingSettings(
         temperature=sampling.temperature,
         top_p=1.0 if sampling.top_p is None else sampling.top_p,
@@ -236,6 +244,7 @@ def _settings_of(sampling: Any, vocab_size: int) -> SamplingSettings:
         typical_p=1.0 if sampling.typical_p is None else sampling.typical_p,
         repetition_penalty=sampling.repetition_penalty,
         top_k=min(sampling.top_k or 0, vocab_size),
+        spared=spared,
         no_repeat_ngram_size=min(sampling.no_repeat_ngram_size, 2**31 - 1),
         repetition_window=-1 if sampling.repetition_window is None else min(sampling.repetition_window, 2**62),
     )

@@ -205,11 +205,15 @@ INLINE void NAME(int8_tile)(const Matrix *m, const Input *x, int row, int first,
     I sum[4 * INT8_TOKENS];
     const int8_t *rows = (const int8_t *)m->weights + (size_t)row * m->pitch;
     const int8_t *bytes = x->bytes + (size_t)first * x->stride;
+    const size_t pitch = m->pitch, stride_in = x->stride;
     for (int i = 0; i < 4 * T; i++) sum[i] = i_zero();
     for (int k = 0; k < m->wide; k += BYTES)
-        for (int r = 0; r < 4; r++)
+        for (int r = 0; r < 4; r++) {
+            if (T == 1) /* the rows are short, so the processor would begin too late to fetch the next ones by itself */
+                __builtin_prefetch(rows + (size_t)(r + 12) * pitch + k);
             for (int t = 0; t < T; t++)
-                sum[t * 4 + r] = i_dot(sum[t * 4 + r], rows + (size_t)r * m->pitch + k, bytes + (size_t)t * x->stride + k);
+                sum[t * 4 + r] = i_dot(sum[t * 4 + r], rows + (size_t)r * pitch + k, bytes + (size_t)t * stride_in + k);
+        }
     for (int t = 0; t < T; t++) {
         int32_t four[4];
         i_sum4(sum + 4 * t, four);

@@ -10,7 +10,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 1  # of its functions, as in engine.c
+VERSION = 2  # of its functions, as in engine.c
 KERNELS = "YINGGEM_ENGINE_KERNELS"  # forces the kernels of one instruction set
 LIBRARY = "YINGGEM_ENGINE_LIBRARY"  # another build of engine.c, such as one with sanitizers
 
@@ -34,6 +34,7 @@ class SamplingSettings(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty")),
         ("top_k", ctypes.c_int32),
         ("no_repeat_ngram_size", ctypes.c_int32),
+        ("spared", ctypes.c_int32),
         ("repetition_window", ctypes.c_int64),
     ]
 

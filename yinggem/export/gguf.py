@@ -90,9 +90,12 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(byte_names(tokens))
-    writer.add_token_types([1] * len(tokens))  # ordinary, <|endoftext|> too
+    # Ordinary ones, <|endoftext|> too, but for the end of documents: a control token, which is not printed.
+    writer.add_token_types([3 if number == tokenizer.end_id else 1 for number in range(len(tokens))])
     writer.add_token_merges([f"{left} {right}" for left, right in merges(tokenizer)] or [NO_MERGE])
-    end = tokens.index(END_OF_TEXT.encode() if tokenizer.name == "gpt2" else b"\0")
+    end = tokenizer.end_id
+    if end is None:
+        end = tokens.index(END_OF_TEXT.encode() if tokenizer.name == "gpt2" else b"\0")
     writer.add_bos_token_id(end)
     writer.add_eos_token_id(end)
     writer.add_add_bos_token(False)

@@ -12,6 +12,7 @@ from yinggem.export.hf_weights import to_transformers
 from yinggem.export.model_card import model_card
 from yinggem.export.source import Source
 from yinggem.inference.sampling import sampling_for
+from yinggem.text.bpe import END_OF_TEXT
 
 WEIGHTS = "model.safetensors"
 
@@ -43,17 +44,23 @@ def write_about(source: Source, folder: Path) -> None:
     """Write what stands beside the weights: the architecture, the tokenizer, and how to generate."""
     dtype = str(source.model.norm.weight.dtype).removeprefix("torch.")
     contents: dict[str, Any] = {
-        CONFIG: to_config_json(source.config, dtype, source.about_text),
+        CONFIG: to_config_json(source.config, dtype, source.about_text, source.tokenizer.end_id),
         "generation_config.json": generation_config(source),
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": 10**12,
-        },
+        "tokenizer_config.json": tokenizer_config(source),
     }
     for name, content in contents.items():
         write_atomically(folder / name, json.dumps(content, indent=2).encode())
     write_atomically(folder / "tokenizer.json", tokenizer_json(source.tokenizer).encode())
+
+
+def tokenizer_config(source: Source) -> dict[str, Any]:
+    """How transformers uses tokenizer.json: `<|endoftext|>` in a text is ordinary text there too."""
+    named = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "split_special_tokens": True}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 10**12,
+    } | (named if source.tokenizer.end_id is not None else {})
 
 
 def generation_config(source: Source) -> dict[str, Any]:
@@ -65,4 +72,6 @@ def generation_config(source: Source) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "top_k": 0,  # transformers' own default is 50
         "repetition_penalty": sampling.repetition_penalty,
+        "bos_token_id": source.tokenizer.end_id,
+        "eos_token_id": source.tokenizer.end_id,
     }

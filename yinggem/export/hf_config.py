@@ -12,7 +12,7 @@ ACTIVATION_NAMES = {"geglu": "gelu_pytorch_tanh", "swiglu": "silu", "relu2": "re
 EXPRESSIBLE = {
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
     "attention_window", "rope_theta", "rms_norm_eps", "bias", "qk_norm", "tie_word_embeddings", "activation", "norm",
-    "head_bias",
+    "head_bias", "document_end",  # of which a text of one document does not depend
 }  # fmt: skip
 # Keys of a config.json without which other defaults than ours hold, those that change no logits, and those that may not
 # be there at all.
@@ -51,12 +51,13 @@ def kind_of(config: ModelConfig) -> Kind:
     return next((kind for kind in KINDS.values() if stock and kind[2:] == wanted), OWN)
 
 
-def to_config_json(config: ModelConfig, dtype: str, about: dict[str, Any]) -> dict[str, Any]:
+def to_config_json(config: ModelConfig, dtype: str, about: dict[str, Any], end_id: int | None = None) -> dict[str, Any]:
     """The content of config.json.
 
     Args:
         dtype: of the weights, such as "float32".
         about: plain data of ours, which other software passes over.
+        end_id: what stands before and behind every text; None where there is no such id.
     """
     kind, sliding = kind_of(config), config.attention_window is not None
     content: dict[str, Any] = {
@@ -78,13 +79,13 @@ def to_config_json(config: ModelConfig, dtype: str, about: dict[str, Any]) -> di
         "tie_word_embeddings": config.tie_word_embeddings,
         "initializer_range": config.initializer_range,
         "attention_dropout": config.attention_dropout,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        "bos_token_id": end_id,
+        "eos_token_id": end_id,
         "pad_token_id": None,
         "use_cache": True,
         "dtype": dtype,
         "torch_dtype": dtype,
-        "yinggem": about | {"dropout": config.dropout},
+        "yinggem": about | {"dropout": config.dropout, "document_end": config.document_end},
     }
     if kind is not MISTRAL:
         layers = config.num_hidden_layers
@@ -129,6 +130,7 @@ def from_config_json(content: Any, place: str) -> ModelConfig:
         "attention_window": _window(content, kind),
         "activation": _activation(content.get("hidden_act")),
         "dropout": about.get("dropout", 0.0),
+        "document_end": about.get("document_end"),
     }
     if values.get("num_key_value_heads") == values.get("num_attention_heads"):
         values["num_key_value_heads"] = None

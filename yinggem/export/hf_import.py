@@ -36,7 +36,8 @@ def read_folder(folder: Path) -> tuple[Transformer, Tokenizer, dict[str, Any]]:
         raise UserError(f"{folder} is not a folder; name one that transformers loads.")
     content = _read_json(folder / CONFIG)
     config = from_config_json(content, str(folder / CONFIG))
-    tokenizer = read_tokenizer(_read_text(folder / "tokenizer.json"), str(folder / "tokenizer.json"))
+    has_ends = content.get("eos_token_id") is not None
+    tokenizer = read_tokenizer(_read_text(folder / "tokenizer.json"), str(folder / "tokenizer.json"), has_ends)
     weights = _weights(folder, config)
     about = content["yinggem"] if isinstance(content.get("yinggem"), dict) else {}
     about = {name: about[name] for name in ("context_length", "data") if name in about}

@@ -19,6 +19,8 @@ def model_card(source: Source, needs_code: bool) -> str:
     )
     config = source.config
     window = f"the last {config.attention_window} tokens" if config.attention_window else "all tokens before it"
+    begin = "" if source.tokenizer.end_id is None else "\nids = [tokenizer.eos_token_id, *ids]  # begins every text"
+    end = f"There is {'no' if source.tokenizer.end_id is None else 'a'} token for the end of a text."
     return f"""---
 license: {_plain(source.license)}
 library_name: transformers
@@ -43,16 +45,17 @@ A token sees {window}.
 ## Use
 
 ```python
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust})
-inputs = tokenizer("ROMEO.", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))
+ids = tokenizer("ROMEO.")["input_ids"]{begin}
+print(tokenizer.decode(model.generate(torch.tensor([ids]), max_new_tokens=100)[0]))
 ```
 
-{code}It was trained on windows of {source.context_length} tokens and can go on for ever. There is no token for the end
-of a text. `yinggem import FOLDER` makes a checkpoint of it again. The training text is not in this folder.
+{code}It was trained on windows of {source.context_length} tokens and can go on for ever. {end}
+`yinggem import FOLDER` makes a checkpoint of it again. The training text is not in this folder.
 """
 
 

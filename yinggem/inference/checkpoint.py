@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from yinggem.common.files import is_utf8, write_atomically
 from yinggem.inference.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
 from yinggem.inference.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
-from yinggem.inference.unpickling import Storage, StoredTensor
+from yinggem.inference.stored_tensors import Storage, StoredTensor
 from yinggem.inference.verification import refusal, verify
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig

@@ -42,8 +42,6 @@ def draw(logits: np.ndarray, number: float) -> int:
     Args:
         logits: (V,) floats; -inf marks what may not be drawn, and something may be.
     """
-    kept = np.flatnonzero(logits > -np.inf)
-    values = logits[kept].astype(np.float64)
-    mass = np.exp(values - values.max()).cumsum()
+    mass = np.exp(logits - logits.max(), dtype=np.float64).cumsum()
     below = min(number * mass[-1], np.nextafter(mass[-1], 0))  # past the last id that may be drawn there is nothing
-    return int(kept[np.searchsorted(mass, below, side="right")])
+    return int(mass.searchsorted(below, side="right"))

@@ -39,7 +39,12 @@ class EngineNetwork:
         return sampling_refusal(sampling) is None and (rows == 1 or self.config.parameters <= ONE_AFTER_ANOTHER)
 
     def draw(
-        self, prompts: np.ndarray, max_new_tokens: int, sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: np.ndarray,
+        max_new_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        end: int | None = None,
     ) -> Iterator[Sequence[int]]:
         """As `Network.draw`: row by row a few tokens, more where they take no time."""
         texts = EngineTexts(self, prompts)
@@ -50,7 +55,7 @@ class EngineNetwork:
                 began, size = time.perf_counter(), min(size, max_new_tokens - made)
                 chunks = []
                 for row, seed, history in zip(texts.rows, seeds, histories, strict=True):
-                    chunks.append(texts.engine.generate(row, sampling, seed, history.ids, made, size))
+                    chunks.append(texts.engine.generate(row, sampling, seed, history.ids, made, size, end))
                     history.add(chunks[-1])
                 yield from zip(*chunks, strict=True)
                 made += size

@@ -74,7 +74,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class History:
-    """What the filters need to know of the ids of one text, kept up to date in constant time per token.
+    """What the choice of the next id needs to know of one text and its settings, kept up to date in constant time.
 
     Args:
         prompt: ids; they count as seen.
@@ -83,6 +83,7 @@ class History:
 
     def __init__(self, prompt: Sequence[int], vocab_size: int, sampling: Sampling, exempt: int | None = None) -> None:
         self.exempt = exempt
+        self.filters = [(FILTERS[name], value) for name, value in sampling.filters()]
         self.counts: np.ndarray | None = None  # (V,): how often each id stands in the repetition window
         self.recent: deque[int] | None = None  # the ids in it, oldest first
         self.window, self.size = sampling.repetition_window, sampling.no_repeat_ngram_size
@@ -141,8 +142,8 @@ def left_to_draw(logits: np.ndarray, sampling: Sampling, history: History) -> tu
         first = logits.argmax()
         return ids[first : first + 1], logits[first : first + 1]
     logits = (logits - logits.max()) / np.float32(sampling.temperature)  # moved to 0 first: nothing overflows
-    for name, value in sampling.filters():
-        kept = FILTERS[name](logits, value)
+    for keep, value in history.filters:
+        kept = keep(logits, value)
         ids, logits = ids[kept], logits[kept]
     return ids, logits
 

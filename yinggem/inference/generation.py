@@ -49,7 +49,12 @@ class Network(Protocol):
         """Whether `draw` knows these settings, and is faster than drawing here."""
 
     def draw(
-        self, prompts: np.ndarray, max_new_tokens: int, sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: np.ndarray,
+        max_new_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        end: int | None = None,
     ) -> Iterator[Sequence[int]]:
         """What `generate` yields without steps, drawn by the network itself."""
 
@@ -91,9 +96,8 @@ def generate(
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
     if not prompts.shape[1]:
         raise UserError("The prompt is empty; generation needs one token to start from.")
-    spared = end is not None and sampling.repetition_penalty != 1  # of which a network that draws itself knows nothing
-    if not any(steps) and not spared and network.draws(sampling, len(prompts)):
-        return network.draw(prompts, max_new_tokens, sampling, seeds)
+    if not any(steps) and network.draws(sampling, len(prompts)):
+        return network.draw(prompts, max_new_tokens, sampling, seeds, end)
     return _generate(network, prompts, max_new_tokens, sampling, seeds, steps or [()] * len(prompts), end)
 
 

@@ -99,7 +99,7 @@ class LanguageModel:
             stop: texts before which it ends.
             max_copy: no stretch of more words than this that ends in the text stands in the training text; "40c" are
                 40 characters. The text ends where nothing else can follow. None: no limit.
-            memory: from 0, the network alone, to 1, as it was fitted to what counting says; None: 1 if there is one.
+            memory: 0 is the network alone, 1 as fitted to what counting says, 2 the most; None: 1 if there is one.
             generated: stretches [from, to) of the prompt, in characters, that a model wrote: they are not counted.
             ignore_end: go on with another document where one ends, rather than stop.
             sampling: temperature, top_k, top_p and the other fields of `yinggem.inference.sampling.Sampling`.

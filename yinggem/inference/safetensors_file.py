@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from yinggem.common.files import write_atomically
-from yinggem.inference.unpickling import NotPlainError, Storage, StoredTensor
+from yinggem.inference.stored_tensors import Storage, StoredTensor
+from yinggem.inference.unpickling import NotPlainError
 from yinggem.inference.verification import map_file, numbers_in, refusal
 
 SUFFIX = ".safetensors"

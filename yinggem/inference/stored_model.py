@@ -14,7 +14,7 @@ import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.inference.safetensors_file import is_safetensors, read_safetensors
-from yinggem.inference.unpickling import StoredTensor
+from yinggem.inference.stored_tensors import StoredTensor
 from yinggem.inference.verification import read_plain, refusal
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS, ModelConfig

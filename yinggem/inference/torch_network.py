@@ -37,7 +37,12 @@ class TorchNetwork:
         return False
 
     def draw(
-        self, prompts: np.ndarray, max_new_tokens: int, sampling: Sampling, seeds: Sequence[int]
+        self,
+        prompts: np.ndarray,
+        max_new_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        end: int | None = None,
     ) -> Iterator[Sequence[int]]:
         """Never called."""
         raise NotImplementedError

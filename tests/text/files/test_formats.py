@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ JOINED = "\n".join(row for row in ROWS if row)
 
 def packed(content: bytes, suffix: str) -> bytes:
     if suffix == ".zst":
-        return pytest.importorskip("zstandard").ZstdCompressor().compress(content)
-    return {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[suffix](content)
+        return bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(content))
+    compress: dict[str, Callable[[bytes], bytes]]
+    compress = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+    return compress[suffix](content)
 
 
 def json_lines(rows: list[object], field: str = "text") -> bytes:
@@ -46,7 +49,7 @@ def parquet(rows: list[object], field: str = "text") -> bytes:
     return file.getvalue()
 
 
-MAKE = {".jsonl": json_lines, ".csv": comma_separated, ".parquet": parquet}
+MAKE: dict[str, Callable[..., bytes]] = {".jsonl": json_lines, ".csv": comma_separated, ".parquet": parquet}
 
 
 def read(path: Path, **reading: str) -> str:
