@@ -362,3 +362,20 @@ def test_a_damaged_checkpoint_is_one_sentence(checkpoints, tmp_path):
 def test_a_prompt_file_without_an_end_is_refused():
     with pytest.raises(UserError, match="longer than"):
         parse_generation(["--prompt-file", "/dev/zero"])
+
+
+def test_log_probabilities_are_those_of_the_model_before_any_filter(checkpoints):
+    path = checkpoints["byte"]
+    status, out, _ = run_here("--checkpoint", path, "--prompt", "But", "--max-new-tokens", 9, "--json", "--logprobs", 2)
+    record = json.loads(out)
+    model, _ = load_model(path)
+    ids = [*b"But", *record["tokens"]]
+    with torch.no_grad():
+        logs = model(torch.tensor([ids]))[0].log_softmax(-1)
+    expected = [float(logs[place - 1, ids[place]]) for place in range(3, len(ids))]
+    assert status == 0 and record["logprobs"] == pytest.approx(expected, abs=1e-3) and record["tokens_per_second"] > 0
+    for top, before in zip(record["top_logprobs"], logs[2:], strict=False):
+        assert max(top.values()) == pytest.approx(float(before.max()), abs=1e-3)
+    plain = run_here("--checkpoint", path, "--prompt", "But", "--max-new-tokens", 9)[1]
+    told = run_here("--checkpoint", path, "--prompt", "But", "--max-new-tokens", 9, "--logprobs", 1)[1]
+    assert told.startswith(plain) and told.count(" | ") == 9

@@ -4,17 +4,17 @@ The checkpoint is all it needs: neither Hydra nor Lightning.
 """
 
 import argparse
-import json
 import re
 import sys
 from argparse import Namespace
 from dataclasses import fields
 from typing import Any
 
+from yinggem.commands.sample_output import print_objects, print_text, sampling_of, show
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.program import typed
-from yinggem.inference.sampling import MAX_NEW_TOKENS, Sampling, sampling_for
+from yinggem.inference.sampling import MAX_NEW_TOKENS, Sampling
 from yinggem.model.config import QUANTIZATIONS
 
 MAX_PROMPT_BYTES = 1 << 28  # /dev/zero has no end
@@ -43,107 +43,13 @@ def main(arguments: list[str] | None = None) -> None:
     show_samples(network, tokenizer, options)
 
 
-def samples(network: Any, tokenizer: Any, options: Namespace) -> tuple[Any, Any]:
-    """The sampling settings, and the pieces of text as `yinggem.completion.complete` makes them."""
-    from yinggem.inference.completion import complete
-    from yinggem.inference.memory_step import memory_steps
-
-    sampling, seeds = sampling_of(options, tokenizer.name), range(options.seed, options.seed + options.num_samples)
-    prompts = [options.prompt] * len(seeds)
-    mixing = memory_steps(options.counts, tokenizer, options.prompt, len(seeds), options.memory)
-    limits = options.training.steps(options.max_copy, prompts) if options.training else [[] for _ in seeds]
-    steps = [[*one, *other] for one, other in zip(mixing, limits, strict=True)]
-    return sampling, complete(
-        network, tokenizer, options.prompt, options.max_new_tokens, sampling, seeds, options.stop, steps,
-        options.ignore_end,
-    )  # fmt: skip
-
-
-def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
-    """Print the first sample while it is made; the others, made beside it, follow when all are done.
-
-    Copies can be marked only once a sample is whole.
-    """
-    _, pieces = samples(network, tokenizer, options)
-    count, opening = options.num_samples, "" if options.interactive else shown_prompt(tokenizer, options.prompt)
-    titles = [
-        f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
-    ]
-    texts = [""] * count
-    show(titles[0] + opening)
-    for row, piece, _ in pieces:
-        texts[row] += piece
-        if row == 0 and not options.mark_copies:
-            show(piece)
-    for row, text in enumerate(texts):
-        if row:
-            show(titles[row] + opening)
-        if options.mark_copies:
-            show_marked(text, options)
-        elif row:
-            show(text)
-        show("\n")
-        if options.stats:
-            show(f"--- {stats_of(text, options)} ---\n")
-
-
-def shown_prompt(tokenizer: Any, prompt: str) -> str:
-    """What is printed before a sample: the prompt, and where a model answers it a line end."""
-    return prompt if tokenizer.template is None or not prompt or prompt[-1].isspace() else f"{prompt}\n"
-
-
-def print_objects(network: Any, tokenizer: Any, options: Namespace) -> None:
-    """Print one JSON object per sample: `text` without prompt and stop string, `tokens` with every id drawn."""
-    sampling, pieces = samples(network, tokenizer, options)
-    settings = {name: getattr(options, name) for name in ("checkpoint", "max_new_tokens", "stop")} | sampling.to_dict()
-    settings |= {} if options.counts is None else {"memory": 1.0 if options.memory is None else options.memory}
-    settings |= {} if options.max_copy is None else {"max_copy": options.max_copy}
-    finished = {row: sample for row, _, sample in pieces}
-    for _, sample in sorted(finished.items()):
-        record = {"prompt": options.prompt, **sample.to_dict(), "engine": network.about, "settings": settings}
-        if options.mark_copies:
-            found = copies_of(sample.text, options)
-            record |= {"longest_copy": found.longest, "copies": [copy.to_dict() for copy in found.stretches]}
-        if options.stats:
-            record["stats"] = stats_of(sample.text, options).to_dict()
-        show(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def copies_of(text: str, options: Namespace) -> Any:
-    """The stretches of a sample that stand in the training text; one that begins in the prompt is cut there."""
-    from yinggem.memory.copies import find_copies
-
-    return find_copies(options.prompt + text, options.training.chunks(), after=len(options.prompt)).behind(
-        len(options.prompt)
-    )
-
-
-def stats_of(text: str, options: Namespace) -> Any:
-    """The figures of --stats."""
-    from yinggem.memory.text_stats import text_stats
-
-    return text_stats(text, options.training.chunks(), options.prompt)
-
-
-def show_marked(text: str, options: Namespace) -> None:
-    """Print a sample with its copies underlined, or in brackets where the output is not a terminal."""
-    spans = copies_of(text, options).spans()
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.text import Text
-
-        marked = Text(text)
-        for start, end in spans:
-            marked.stylize("bold underline", start, end)
-        Console(highlight=False).print(marked, end="", soft_wrap=True)
-        return
-    for start, end in reversed(spans):
-        text = f"{text[:start]}⟦{text[start:end]}⟧{text[end:]}"
-    show(text)
-
-
 def converse(network: Any, tokenizer: Any, options: Namespace) -> None:
-    """Continue each line typed. Ctrl-C ends a text that is being made; at the prompt, it and Ctrl-D leave."""
+    """At a terminal write one text in turns; else continue each line on its own. Ctrl-C ends a text; Ctrl-D leaves."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from yinggem.commands.terminal import Terminal
+
+        Terminal(network, tokenizer, options, sampling_of(options, tokenizer.name), show).run()
+        return
     try:
         while True:
             options.prompt = input("> ")
@@ -155,12 +61,6 @@ def converse(network: Any, tokenizer: Any, options: Namespace) -> None:
                 show("\n")
     except (EOFError, KeyboardInterrupt):
         show("\n")
-
-
-def show(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def generation_parser() -> Parser:
@@ -200,6 +100,8 @@ def generation_parser() -> Parser:
     add("--stats", action="store_true", help="words that the training text lacks, repetitions, the longest copy")
     add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
     add("--json", action="store_true", help="print one JSON object per sample")
+    add("--logprobs", type=whole_number(0, 100), metavar="N",
+        help="tell how likely each token was, and the N likeliest")
     add("--verbose", action="store_true", help="say first what computes the text, and why")
     # fmt: on
     return parser
@@ -238,11 +140,6 @@ def parse_generation(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.prompt_file is not None:
         options.prompt = read_text(options.prompt_file)
     return options
-
-
-def sampling_of(options: argparse.Namespace, tokenizer_name: str = "") -> Sampling:
-    """The sampling settings of the options; the default of the repetition penalty depends on the tokenizer."""
-    return sampling_for(tokenizer_name, **{field.name: getattr(options, field.name) for field in fields(Sampling)})
 
 
 def read_text(path: str) -> str:

@@ -57,13 +57,16 @@ class Completion:
 
     Args:
         ignore_end: go on with another document where one ends; a blank line stands between the two.
+        begun: as for `StreamDecoder`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, seed: int, stops: Sequence[str], ignore_end: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, seed: int, stops: Sequence[str], ignore_end: bool = False, begun: bytes = b""
+    ) -> None:
         self.seed, self.tokens, self.text = seed, list[int](), ""
         self.finish_reason: str | None = None
         self._end, self._ignore_end, self._before = tokenizer.end_id, ignore_end, ""
-        self._decoder, self._stops = StreamDecoder(tokenizer), StopStrings(stops)
+        self._decoder, self._stops = StreamDecoder(tokenizer, begun), StopStrings(stops)
 
     def push(self, token: int) -> str:
         """Take the next id and return the text that is certain by now."""

@@ -116,11 +116,11 @@ def _generate(
         for position in range(max_new_tokens):
             if position:
                 texts.add([max(token, 0) for token in tokens])
-            _check_finite(texts.logits)
+            check_finite(texts.logits)
             for row, seed in enumerate(seeds):
                 if tokens[row] != NOTHING:
                     number = uniform(seed, position)
-                    tokens[row] = _next_token(texts.logits[row], steps[row], sampling, histories[row], number)
+                    tokens[row] = next_token(texts.logits[row], steps[row], sampling, histories[row], number)
             yield tokens.copy()
             if all(token == NOTHING for token in tokens):
                 return
@@ -128,7 +128,7 @@ def _generate(
         texts.close()
 
 
-def _next_token(
+def next_token(
     logits: np.ndarray, steps: Sequence[LogitsStep], sampling: Sampling, history: History, number: float
 ) -> int:
     """The next id of a row, of which its steps and its history then know; NOTHING where there is none."""
@@ -143,6 +143,7 @@ def _next_token(
     return token
 
 
-def _check_finite(logits: np.ndarray) -> None:
+def check_finite(logits: np.ndarray) -> None:
+    """UserError where logits (..., V) hold NaN or no number at all."""
     if not np.isfinite(logits.max(-1)).all():  # NaN in a row makes its maximum NaN
         raise UserError("The model's output is NaN or infinite: its training diverged; use another checkpoint.")

@@ -1,5 +1,7 @@
 """The rolling key/value cache: at most `attention_window` slots per layer, whatever the length of the text."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,12 @@ class KVCache:
         """Continue the one text seen so far in `rows` rows, each with a copy of it."""
         if rows != self.keys.size(1):
             self._move(rows, self.slots)
+
+    def clone(self) -> "KVCache":
+        """The same text in memory of its own."""
+        twin = copy.copy(self)
+        twin.keys, twin.values, twin._step_views = self.keys.clone(), self.values.clone(), []
+        return twin
 
     def _move(self, rows: int, slots: int) -> None:
         """Copy into new, never smaller buffers. They grow before anything wraps round, so keys keep their slots."""

@@ -149,11 +149,16 @@ class ByteTokenizer(Tokenizer):
 
 
 class StreamDecoder:
-    """Turns ids into text one by one, holding back the bytes of a character until it is complete."""
+    """Turns ids into text one by one, holding back the bytes of a character until it is complete.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        begun: bytes that stand before them and begin a character, which the first id completes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, begun: bytes = b"") -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder.decode(begun)
 
     def push(self, token: int) -> str:
         """The text that this id completes, maybe empty."""

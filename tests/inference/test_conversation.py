@@ -1,0 +1,82 @@
+"""A text written in turns is the text that generating writes behind all that stands there, read once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from yinggem.common.errors import UserError
+from yinggem.inference.completion import complete_text, prompt_ids
+from yinggem.inference.conversation import Conversation
+from yinggem.inference.draws import uniform
+from yinggem.inference.filters import History, choose
+from yinggem.inference.rows import TorchRows
+from yinggem.inference.sampling import Sampling
+from yinggem.inference.torch_network import TorchNetwork
+from yinggem.text.tokenizer import ByteTokenizer, CharTokenizer
+
+SAMPLING = Sampling(repetition_penalty=1.1)
+
+
+class Counting(TorchRows):
+    """Rows that count what they read."""
+
+    tokens = 0
+
+    def read(self, row: int, ids: Sequence[int]) -> np.ndarray:
+        self.tokens += len(ids)
+        return super().read(row, ids)
+
+
+def test_the_first_turn_is_generate_and_each_turn_continues_all_that_stands_there(model):
+    rows = Counting(TorchNetwork(model), 1)
+    talk = Conversation(rows, ByteTokenizer(), SAMPLING, seed=3)
+    first = "".join(talk.say("Thou", 20))
+    assert first == complete_text(TorchNetwork(model), ByteTokenizer(), "Thou", 20, SAMPLING, 3)
+    list(talk.say(" art", 15))
+    ids = [*talk._ids]
+    assert bytes(ids[:4]) == b"Thou" and bytes(ids[24:28]) == b" art" and len(ids) == 43
+    history, before = History(ids[:28], 256, SAMPLING), ids[:28]
+    for position in range(20, 35):  # by the whole text at every step
+        with torch.no_grad():
+            logits = model(torch.tensor([before]))[0, -1].numpy()
+        before.append(choose(logits, SAMPLING, history, uniform(3, position)))
+        history.add(before[-1])
+    assert before == ids
+    assert rows.tokens == 42  # the last was not needed yet: nothing was read twice
+    talk.reset()
+    assert "".join(talk.say("Thou", 20)) == first and talk.text == "Thou" + first
+
+
+def test_a_text_that_is_left_goes_on_where_it_was_left(model):
+    talk = Conversation(TorchRows(TorchNetwork(model), 1), ByteTokenizer(), Sampling(temperature=0))
+    for _ in zip(range(5), talk.say("Thou", 50), strict=False):
+        pass
+    assert talk.written == 5 and len(talk._ids) == 9
+    list(talk.say("", 7))
+    whole = Conversation(TorchRows(TorchNetwork(model), 1), ByteTokenizer(), Sampling(temperature=0))
+    list(whole.say("Thou", 12))
+    assert talk._ids == whole._ids
+
+
+def test_what_cannot_be_encoded_changes_nothing(model):
+    letters = CharTokenizer()
+    letters.fit(lambda: ["".join(map(chr, range(32, 288)))])
+    talk = Conversation(TorchRows(TorchNetwork(model), 1), letters, Sampling())
+    list(talk.say("ab", 3))
+    before = talk.text, [*talk._ids]
+    with pytest.raises(UserError, match="never saw"):
+        list(talk.say("\u4e00", 3))
+    assert (talk.text, talk._ids) == before
+
+
+def test_turns_of_a_template_each_begin_with_the_end_of_the_one_before(model):
+    tokenizer = ByteTokenizer()
+    tokenizer.mark_documents("Q: {prompt}\nA: ")
+    network = TorchNetwork(type(model)(type(model.config)(**vars(model.config) | {"vocab_size": 258})).eval())
+    talk = Conversation(TorchRows(network, 1), tokenizer, Sampling())
+    list(talk.say("one", 4))
+    assert talk._ids[:-4] == prompt_ids(tokenizer, "one")
+    list(talk.say("two", 4))
+    assert talk._ids[:-4][-len(prompt_ids(tokenizer, "two")) :] == prompt_ids(tokenizer, "two")

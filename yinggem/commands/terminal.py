@@ -1,0 +1,144 @@
+"""generate --interactive at a terminal: one text, written in turns, and commands that begin with a slash."""
+
+import difflib
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from yinggem.common.errors import UserError
+from yinggem.common.files import write_atomically
+from yinggem.inference.conversation import Conversation
+from yinggem.inference.generation import Network
+from yinggem.inference.rows import rows_of
+from yinggem.inference.sampling import Sampling
+from yinggem.text.tokenizer import Tokenizer
+
+HELP = """Each line continues the text; an empty one lets the model go on. A line that ends with \\ goes on in the next.
+/reset begins anew, /save FILE keeps the text, /seed N another seed, /length N tokens a turn, /show what is set,
+/temperature 0.8 and so on for every setting; //... is a line that begins with a slash. Ctrl-C stops the text,
+Ctrl-D leaves.
+"""
+COMMANDS = ("help", "reset", "save", "seed", "length", "show")
+
+
+class Terminal:
+    """What a person has set, and the text.
+
+    Args:
+        show: prints at once.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        options: Namespace,
+        sampling: Sampling,
+        show: Callable[[str], None],
+    ) -> None:
+        share = 1.0 if options.memory is None else options.memory
+        training = options.training if options.max_copy is not None else None
+        self.conversation = Conversation(
+            rows_of(network), tokenizer, sampling, options.seed, tuple(options.stop), options.counts, share, training,
+            options.max_copy, options.ignore_end,
+        )  # fmt: skip
+        self.length, self._show = options.max_new_tokens, show
+
+    def run(self) -> None:
+        """Ask for lines until Ctrl-D. Ctrl-C ends a text that is being made; at the prompt it leaves too."""
+        _keep_lines()
+        self._show("/help tells what can be typed.\n")
+        try:
+            while True:
+                line = read_lines()
+                try:
+                    self.take(line)
+                except UserError as error:
+                    self._show(f"error: {error}\n")
+                except KeyboardInterrupt:
+                    self._show("\n")
+        except (EOFError, KeyboardInterrupt):
+            self._show("\n")
+
+    def take(self, line: str) -> None:
+        """Do what a line says, or write on behind it.
+
+        Raises:
+            UserError: it cannot be done.
+        """
+        if line.startswith("/") and not line.startswith("//"):
+            name, _, value = line[1:].strip().partition(" ")
+            self.obey(name, value.strip())
+            return
+        for piece in self.conversation.say(line.removeprefix("/") if line.startswith("//") else line, self.length):
+            self._show(piece)
+        self._show("\n")
+
+    def obey(self, name: str, value: str) -> None:
+        """Do what a command says."""
+        if name == "help":
+            self._show(HELP)
+        elif name == "show":
+            settings = asdict(self.conversation.sampling) | {"seed": self.conversation.seed, "length": self.length}
+            self._show("".join(f"/{key} {one}\n" for key, one in settings.items()))
+        elif name == "reset":
+            self.conversation.reset()
+        elif name == "save":
+            self.save(value)
+        elif name == "seed":
+            self.conversation.seed = whole(name, value, 0)
+        elif name == "length":
+            self.length = whole(name, value, 1)
+        else:
+            self.set(name, value)
+
+    def set(self, name: str, value: str) -> None:
+        """Another value of a setting of sampling."""
+        known = {one.name: one for one in fields(Sampling)}
+        if name not in known:
+            near = difflib.get_close_matches(name, (*known, *COMMANDS), n=1, cutoff=0.5)
+            raise UserError(
+                f"There is no command /{name[:40]}; {f'did you mean /{near[0]}?' if near else 'see /help.'}"
+            )
+        try:
+            number: Any = int(value) if known[name].metadata["whole"] else float(value)
+        except ValueError:
+            raise UserError(f"/{name} needs a number, not {value[:40]!r}.") from None
+        self.conversation.sampling = Sampling(**asdict(self.conversation.sampling) | {name: number})
+
+    def save(self, place: str) -> None:
+        """Keep the text in a new file."""
+        if not place:
+            raise UserError("/save needs the name of a file.")
+        if Path(place).exists():
+            raise UserError(f"{place} is there already; name another file.")
+        try:
+            write_atomically(Path(place), self.conversation.text.encode())
+        except OSError as error:
+            raise UserError(f"Cannot write {place} ({error.strerror}); name another file.") from None
+        self._show(f"{len(self.conversation.text)} characters are in {place}.\n")
+
+
+def whole(name: str, value: str, low: int) -> int:
+    """The value of a command that takes a whole number."""
+    if not (value.isdecimal() and low <= int(value) < 1 << 62):
+        raise UserError(f"/{name} needs a whole number from {low} on, not {value[:40]!r}.")
+    return int(value)
+
+
+def read_lines() -> str:
+    """What is typed: one line, or several where all but the last end with a backslash."""
+    line = input("> ")
+    while line.endswith("\\"):
+        line = f"{line[:-1]}\n{input('. ')}"
+    return line
+
+
+def _keep_lines() -> None:
+    """Let the arrow keys bring earlier lines back, where the system can."""
+    try:
+        import readline  # noqa: F401 - input() uses it once it is imported
+    except ImportError:
+        return
