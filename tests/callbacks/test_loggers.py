@@ -1,7 +1,6 @@
 """TensorBoard itself, on a real run folder: what it serves, and with `make peers` looked at with a real browser."""
 
 import base64
-import html
 import json
 import os
 import re
@@ -117,11 +116,17 @@ def browser(tmp_path):
 
 
 @pytest.mark.peers
+def plain_part_of_the_sample(run: Path) -> str:
+    """The longest part of the last sample that no page has to write otherwise; bytes of so small a model are wild."""
+    sample = (run / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1]
+    return max(re.findall(r"[\w.,;:!?-]+", sample, re.ASCII), key=len)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 def test_the_dashboards_show_a_real_run(address, sweep, browser, tmp_path):
     shown = "|".join(NAMES).replace("/", "%2F")
     browser.look(f"{address}?tagFilter={shown}#timeseries", NAMES, tmp_path / "scalars.png")
-    sample = (sweep / "0" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
+    sample = plain_part_of_the_sample(sweep / "0")
     browser.look(f"{address}#text", ["sample/text_summary", "step 20", sample], tmp_path / "text.png")
     browser.look(f"{address}#histograms", ["attention/layer_00", "attention/layer_01"], tmp_path / "histograms.png")
     table = ["Trial ID", "optimizer.lr", "final/loss"]
@@ -139,8 +144,7 @@ def test_tensorboard_serves_what_the_dashboards_show(address, sweep):
         assert any(name.startswith("attention/layer_01") for name in served("histograms/tags")[run])
         samples = served("text/text", run=run, tag="sample/text_summary")
         assert samples[-1]["step"] == 20
-    sample = (sweep / "1" / "samples.txt").read_text(errors="replace").split("=== step 20 ===")[-1].split()[0]
-    assert html.escape(sample, quote=False) in samples[-1]["text"]
+    assert plain_part_of_the_sample(sweep / "1") in samples[-1]["text"]
     told = served("hparams/experiment", request='{"experimentName": ""}')
     assert "optimizer.lr" in {info["name"] for info in told["hparamInfos"]}
     assert "final/loss" in {info["name"]["tag"] for info in told["metricInfos"]}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yinggem.common.errors import UserError
-from yinggem.runs.overrides import flags_of, only_shows, quote_path, quoted, tidy, unquoted, value_of
+from yinggem.runs.overrides import flags_of, only_shows, quote_path, quote_text, quoted, tidy, unquoted, value_of
 
 PRINTABLE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
 
@@ -53,6 +53,13 @@ def test_what_is_no_path_or_is_quoted_or_interpolated_stays():
         assert quote_path(setting) == setting
     assert quote_path("data.path=a.txt,b.txt", multirun=True) == "data.path=a.txt,b.txt"
     assert read(quote_path("data.path=s3://bucket/a=b")) == "s3://bucket/a=b"
+
+
+@pytest.mark.parametrize("text", ["{prompt} = ", "Q: {prompt}, A:", "word", "^#+ (.*)$", ""])
+def test_a_text_is_taken_as_it_is_written(text):
+    assert read(quote_text(f"data.template={text}")) == text
+    assert quote_text(f"data.template='{text}'") == f"data.template='{text}'"
+    assert quote_text("data.separator=null") == "data.separator=null"
 
 
 def test_flags_come_first_and_are_one_word_each():

@@ -1,9 +1,10 @@
 """A trained model for Python programs: it generates, streams and scores text. `yinggem.load()` makes one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from yinggem.model.transformer import Transformer
 
 
 class ScoredToken(NamedTuple):
@@ -50,11 +54,18 @@ class LanguageModel:
         network: what computes it.
         context_length: tokens per window in which a text is scored.
         memory: what counting knows of the training text; None: the network is alone.
+        load_model: makes `model`, when it is first asked for.
     """
 
     def __init__(
-        self, network: Network, tokenizer: Tokenizer, context_length: int, memory: NgramMemory | None = None
+        self,
+        network: Network,
+        tokenizer: Tokenizer,
+        context_length: int,
+        memory: NgramMemory | None = None,
+        load_model: "Callable[[], Transformer] | None" = None,
     ) -> None:
+        self._load_model = load_model
         self.network, self.tokenizer, self.context_length, self.memory = network, tokenizer, context_length, memory
         self._training: TrainingText | None = None  # read once it is needed
 
@@ -73,7 +84,21 @@ class LanguageModel:
         """
         stored = read_model(path)
         network = open_network(stored, device, quantization)
-        return cls(network, stored.tokenizer, trained_context_length(stored.entry), memory_of(stored))
+
+        def load() -> "Transformer":
+            from yinggem.inference.checkpoint import load_model
+
+            return load_model(path, device or "cpu", quantization=quantization, stored=stored)[0]
+
+        return cls(network, stored.tokenizer, trained_context_length(stored.entry), memory_of(stored), load)
+
+    @cached_property
+    def model(self) -> "Transformer":
+        """The network as a torch module in eval mode, to look into; torch is imported when it is first asked for."""
+        found = getattr(self.network, "model", None) or (self._load_model and self._load_model())
+        if found is None:
+            raise UserError("This network is not of a checkpoint, so that there is no torch model to look into.")
+        return found
 
     @property
     def config(self) -> ModelConfig:

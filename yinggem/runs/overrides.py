@@ -1,4 +1,4 @@
-"""The words after `train.py`: Hydra's flags separated from settings, and paths taken as they are written."""
+"""The words after `train.py`: Hydra's flags separated from settings, and paths and texts taken as they are written."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ from yinggem.common.files import is_url
 from yinggem.common.program import typed
 
 PATHS = ("ckpt_path", "init_from", "data.path", "data.cache_dir", "outputs", "run_dir")
+TEXTS = ("data.template", "data.separator")  # taken as they are written, too
 NEEDED = ("outputs", "run_dir")  # a run needs both
 OPTIONAL = ("experiment", "debug", "profiler", "sweep", "launcher", "logger", "callbacks")
 # Hydra knows null in its files only, and ~ for groups of one choice only.
@@ -52,7 +53,7 @@ def tidy(arguments: list[str]) -> list[str]:
     if found.hydra_help or found.version:
         return flags  # Hydra would look for our settings in a configuration of its own
     _check_multirun(found)
-    return [*flags, *(NOTHING.get(setting) or quote_path(setting, found.multirun) for setting in found.settings)]
+    return [*flags, *(NOTHING.get(one) or quote_text(quote_path(one, found.multirun)) for one in found.settings)]
 
 
 def _check_multirun(found: argparse.Namespace) -> None:
@@ -120,6 +121,13 @@ def quote_path(setting: str, multirun: bool = False) -> str:
         value = os.path.abspath(value)  # the run may be continued from another folder
     plain = re.fullmatch(r"(?:[A-Za-z_/]|\.\.?/)[A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS
     return f"{name}={value if plain else quoted(value)}"
+
+
+def quote_text(setting: str) -> str:
+    """A setting whose value is any text, in quotes, which Hydra's grammar wants around most of what people write."""
+    name, equals, value = setting.partition("=")
+    is_plain = name.lstrip("+") not in TEXTS or value == "null" or value[:1] in ("'", '"')
+    return setting if is_plain or not equals else f"{name}={quoted(value)}"
 
 
 _WORDS = ("true", "false", "nan", "inf", "infinity", "null", "none", "yes", "no", "on", "off")
