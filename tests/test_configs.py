@@ -311,6 +311,7 @@ def test_the_windows_of_training_are_longer_than_that_of_attention(composed, nam
     assert cfg.data.context_length > cfg.model.attention_window
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", choices("data"))
 def test_data_modules_are_made_before_they_are_read(composed, data):
     cfg = composed(f"data={data}")

@@ -322,6 +322,7 @@ VALUES = ["", "0", "1", "-1", "3", "0.5", "1.0", "1e-300", "nan", "inf", "-inf",
           "\u202e", "a b", "\0", "{}", "--", "0x10", "1_0", "١", None]  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["byte", "char", "bpe"]),
     st.lists(st.sampled_from(sorted(GOOD)), unique=True),
@@ -337,6 +338,7 @@ def test_any_command_line_succeeds_or_is_one_sentence(checkpoints, kind, good, m
         assert status == 0, err
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40) | st.text(st.characters(categories=["Cs", "Cc", "So"]), max_size=10))
 @settings(max_examples=sized(60, 200), deadline=None)
 def test_any_prompt_succeeds_or_is_one_sentence(checkpoints, prompt):

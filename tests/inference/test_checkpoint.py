@@ -293,6 +293,7 @@ def test_a_tokenizer_of_another_size_is_refused(saved):
     assert_refused(saved, "3 ids")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_checkpoint(saved):
     """In a process of its own, with a limit on file sizes; torch.save itself fails, not a stand-in."""
     code = f"""
@@ -322,6 +323,7 @@ def test_leftovers_of_dead_writers_alone_are_removed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive, ".b.partial", "a.ckpt"])
 
 
+@pytest.mark.slow
 def test_the_name_of_a_partial_file_is_one_that_is_cleaned(tmp_path):
     """A writer killed inside its write leaves a file that the next start removes."""
     code = f"""

@@ -128,6 +128,7 @@ def test_the_training_text_is_what_the_memory_holds(loaded):
     assert "".join(loaded.training.chunks()) == TEXT
 
 
+@pytest.mark.slow
 @settings(max_examples=sized(5, 200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     limit=st.sampled_from(["1", "2", "4", "3c", "8c", "20c"]),
@@ -226,6 +227,7 @@ def test_a_rule_that_would_leave_nothing_beside_a_limit_gives_way(checkpoints):
     assert {token for (token,) in generate(network, np.array([[0, 1]]), 9, sampling, [0], [[Two()]])} <= {0, 1}
 
 
+@pytest.mark.slow
 def test_the_limit_of_python_programs_is_that_of_the_steps(checkpoints):
     model, loaded = yinggem.load(checkpoints["bpe"], device="cpu"), Loaded(checkpoints["bpe"])
     settings_: dict[str, Any] = {"temperature": 1.0, "top_p": None, "repetition_penalty": 1.0, "max_new_tokens": 40}

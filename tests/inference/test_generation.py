@@ -192,6 +192,7 @@ def test_every_filter_has_a_setting_of_its_name():
     assert [name for name, _ in on.filters()] == [*FILTERS]
 
 
+@pytest.mark.slow
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf, -1.0]])
     draws = 6_000

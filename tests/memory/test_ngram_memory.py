@@ -26,6 +26,7 @@ def rows_of(start: int, count: int, length: int = 200) -> np.ndarray:
     return np.stack([text[k * length : (k + 1) * length + 1] for k in range(count)])
 
 
+@pytest.mark.slow
 def test_counting_beats_ignorance_and_a_fit_beats_fixed_weights(memory):
     fitted = memory.fitted(rows_of(40_000, 40), network(rows_of(40_000, 40)))
     rows = rows_of(60_000, 20)

@@ -160,6 +160,7 @@ def test_slurm_gets_an_array_with_its_limits_and_a_job_put_back_goes_on(place, s
         assert alone.status == 0 and weights(newest(place / f"alone{number}")) == weights(sweep / str(number)), number
 
 
+@pytest.mark.slow
 def test_where_there_is_no_slurm_it_is_said(place, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert "srun" in here("-m", *JOBS, "launcher=slurm", "seed=0,1").refused()
