@@ -1,5 +1,6 @@
 """generate --interactive at a terminal, as a person types."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -103,6 +104,32 @@ def test_ctrl_c_stops_the_text_and_not_the_program(checkpoint):
     os.write(own, b"\x04")
     assert running.wait(30) == 0
     os.close(own)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="terminals are others there")
+@pytest.mark.parametrize("columns, together", [(120, True), (60, False)])
+def test_samples_stand_side_by_side_where_there_is_room(checkpoint, columns, together):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    own, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    words = [sys.executable, str(ROOT / "generate.py"), "--checkpoint", str(checkpoint), "--num-samples", "3"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    running = subprocess.Popen([*words, "--max-new-tokens", "9"], stdin=other, stdout=other, stderr=other,
+                               env=environment | {"TERM": "xterm"})  # fmt: skip
+    os.close(other)
+    seen = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody is left
+        while part := os.read(own, 1 << 16):
+            seen += part
+    os.close(own)
+    assert running.wait(30) == 0
+    titles = [line for line in seen.split(b"\n") if b"sample 1" in line]
+    assert titles and all((b"sample 3" in line) == together for line in titles)
 
 
 def take_terminal() -> None:

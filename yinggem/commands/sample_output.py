@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -10,6 +11,8 @@ from dataclasses import fields
 from typing import Any
 
 from yinggem.inference.sampling import Sampling, sampling_for
+
+NARROWEST = 24  # columns of a sample beside others
 
 
 def samples(network: Any, tokenizer: Any, options: Namespace, logs: Sequence[Any] = ()) -> tuple[Any, Any]:
@@ -44,6 +47,9 @@ def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
     titles = [
         f"--- sample {k + 1} of {count}, seed {options.seed + k} ---\n" if count > 1 else "" for k in range(count)
     ]
+    if has_room(count) and not (options.mark_copies or options.stats or logs):
+        show_side_by_side(pieces, [f"sample {k + 1}, seed {options.seed + k}" for k in range(count)], opening)
+        return
     texts = [""] * count
     show(titles[0] + opening)
     for row, piece, _ in pieces:
@@ -62,6 +68,32 @@ def print_text(network: Any, tokenizer: Any, options: Namespace) -> None:
             show_logprobs(logs[row])
         if options.stats:
             show(f"--- {stats_of(text, options)} ---\n")
+
+
+def has_room(count: int) -> bool:
+    """Whether several samples can stand side by side: there is a terminal, and it is wide enough."""
+    return count > 1 and sys.stdout.isatty() and shutil.get_terminal_size().columns >= NARROWEST * count
+
+
+def show_side_by_side(pieces: Any, titles: Sequence[str], opening: str) -> None:
+    """Print samples in columns while they are made."""
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    texts = [opening] * len(titles)
+
+    def columns() -> Table:
+        table = Table.grid(expand=True, padding=(0, 2))
+        for _ in titles:
+            table.add_column(ratio=1, overflow="fold")
+        table.add_row(*(Text(title, style="bold") for title in titles))
+        table.add_row(*(Text(text) for text in texts))
+        return table
+
+    with Live(get_renderable=columns, refresh_per_second=10):
+        for row, piece, _ in pieces:
+            texts[row] += piece
 
 
 def shown_prompt(tokenizer: Any, prompt: str) -> str:
