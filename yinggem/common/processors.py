@@ -19,7 +19,7 @@ def quota_cores(quota: Path = QUOTA) -> int:
     """
     cores = usable_cores()
     try:
-        time, period = quota.read_text().split()
+        time, period = quota.read_text(encoding="ascii").split()
         cores = min(cores, math.ceil(int(time) / int(period)))
     except (OSError, ValueError, ZeroDivisionError):  # there is none
         pass
