@@ -122,7 +122,7 @@ def test_every_command_of_every_page_can_be_typed(command, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     words = [word for word in shlex.split(command) if "..." not in word and word not in ("python", "-m", "yinggem")]
     if words[0] in ("train.py", "train"):
-        settings = [one_value(word) for word in tidy(words[1:]) if "=" in word or word.startswith("~")]
+        settings = [one_value(word) for word in tidy(words[1:]) if word[0] != "-" and ("=" in word or word[0] == "~")]
         done = here(*settings, "--cfg", "job")
         assert done.status == 0 and not done.err and "optimizer:" in done.out, done
     else:
