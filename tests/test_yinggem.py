@@ -35,8 +35,9 @@ def test_training_from_python_is_training_from_the_command_line(tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["a notebook"])
     for place in (run.folder, run.folder / "checkpoints" / "last.ckpt", "called"):
         assert yinggem.load(place).config.vocab_size == 256
-    with pytest.raises(yinggem.UserError, match="outputs"):
-        yinggem.load()
+    with pytest.raises(yinggem.UserError, match="nowhere"):
+        yinggem.load("nowhere")
+    assert yinggem.load().tokenizer.name == "bpe", "where there is no run, the starter speaks"
     with pytest.raises(yinggem.UserError, match="did you mean optimizer"):
         yinggem.train([*RUN, "optimizer.lrr=1"])
     assert sys.argv == ["a notebook"]
