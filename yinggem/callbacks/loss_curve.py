@@ -33,7 +33,7 @@ class LossCurve(Callback):
         if time.monotonic() - self.drawn >= SECONDS_BETWEEN:
             self._draw(trainer)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw all of it."""
         self._draw(trainer)
 
