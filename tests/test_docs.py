@@ -15,7 +15,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from running import here
 
-from yinggem.runs.overrides import tidy
+from yinggem.runs.overrides import quote_text
 from yinggem.text.assets import SHAKESPEARE, read_asset
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +122,7 @@ def test_every_command_of_every_page_can_be_typed(command, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     words = [word for word in shlex.split(command) if "..." not in word and word not in ("python", "-m", "yinggem")]
     if words[0] in ("train.py", "train"):
-        settings = [one_value(word) for word in tidy(words[1:]) if word[0] != "-" and ("=" in word or word[0] == "~")]
+        settings = [one_value(quote_text(word)) for word in words[1:] if "=" in word or word.startswith("~")]
         done = here(*settings, "--cfg", "job")
         assert done.status == 0 and not done.err and "optimizer:" in done.out, done
     else:
