@@ -41,12 +41,21 @@ def read_json_lines(file: OpenedSource, reading: Reading) -> Iterator[Row]:
 
 def read_csv(file: OpenedSource, reading: Reading) -> Iterator[Row]:
     """Rows below a line with the names of the columns."""
-    csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.DictReader(_lines(file, reading.encoding), strict=True)
     try:
-        yield from reader
+        while (row := _next_row(reader)) is not None:
+            yield row
     except csv.Error as error:
         raise UserError(f"Line {reader.reader.line_num} of {file.name} is not CSV ({error}); correct it.") from None
+
+
+def _next_row(reader: "csv.DictReader[str]") -> Row | None:
+    """The next row, whose cells may be long; the limit is the whole process's, and others rely on theirs."""
+    usual = csv.field_size_limit(MOST_CHARACTERS)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(usual)
 
 
 def read_parquet(file: OpenedSource, reading: Reading) -> Iterator[Row]:
