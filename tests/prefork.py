@@ -26,6 +26,7 @@ IMPORTED = ["torch", "lightning.pytorch", "lightning.pytorch.callbacks", "lightn
             "prefork_freeze"]  # fmt: skip
 ROOT = Path(__file__).parent.parent
 TESTS = {str(ROOT / "tests"), str(ROOT / "tests" / "faults"), ""}
+PATH = [place for place in sys.path if place not in TESTS]  # before any test has added to it
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(IMPORTED)
 
@@ -39,8 +40,8 @@ class Forked:
     """
 
     def __init__(self, words: Sequence[object], cwd: object, env: dict[str, str], out: IO, err: IO) -> None:
-        place = str(cwd or os.getcwd()), dict(env)
-        self._process = SERVER.Process(target=_run, args=([str(word) for word in words], *place, out.name, err.name))
+        arguments = [str(word) for word in words], str(cwd or os.getcwd()), dict(env), out.name, err.name, PATH
+        self._process = SERVER.Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid or 0
 
@@ -78,8 +79,8 @@ def run(
     return subprocess.CompletedProcess([str(word) for word in words], status, *told)
 
 
-def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    """Become what `python *words` would be."""
+def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str, path: list[str]) -> None:
+    """Become what `python *words` would be, with `path` to import from beside what `env` says."""
     for number, (name, flags) in enumerate(((os.devnull, os.O_RDONLY), (out, os.O_WRONLY), (err, os.O_WRONLY))):
         opened = os.open(name, flags | os.O_APPEND)
         os.dup2(opened, number)
@@ -100,7 +101,7 @@ def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) ->
     sys.path[:] = [
         *([] if "PYTHONSAFEPATH" in env else [first]),
         *(place for place in safe if place),
-        *(place for place in sys.path if place not in TESTS),
+        *path,
     ]
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in env
     for place in safe:

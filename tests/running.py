@@ -62,12 +62,12 @@ def newest(outputs: str | Path = "outputs") -> Path:
 
 def here(*arguments: object) -> Done:
     """Run the command in this process, which is left as it was: Lightning keeps the port and the group of processes."""
-    out, err, argv, environment = StringIO(), StringIO(), sys.argv[:], dict(os.environ)
+    out, err, argv, environment, path = StringIO(), StringIO(), sys.argv[:], dict(os.environ), sys.path[:]
     try:
         with redirect_stdout(out), redirect_stderr(err):
             status = TrainCommand().exit_status([str(argument) for argument in arguments])
     finally:
-        sys.argv[:] = argv
+        sys.argv[:], sys.path[:] = argv, path  # the current folder is importable while it runs
         os.environ.clear()
         os.environ.update(environment)
         if torch.distributed.is_initialized():
