@@ -29,7 +29,7 @@ sanitize: .venv/.dev
 	YINGGEM_SOAK=1 $(BIN)/python -m pytest -rs tests/engine/test_sanitizers.py
 
 peers: .venv/.dev
-	$(BIN)/python -m pip install --quiet --no-compile --editable ".[peers]"
+	$(BIN)/python -m pip install --quiet --editable ".[peers]"
 	$(PYTEST) -m peers
 
 check: .venv/.dev
@@ -41,11 +41,11 @@ check: .venv/.dev
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: .venv/bin/python pyproject.toml $(ENGINE)
-	$(BIN)/python -m pip install --quiet --no-compile --editable .
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml $(ENGINE)
-	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@ .venv/.installed
 
 clean:
