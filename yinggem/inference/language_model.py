@@ -95,10 +95,13 @@ class LanguageModel:
     @cached_property
     def model(self) -> "Transformer":
         """The network as a torch module in eval mode, to look into; torch is imported when it is first asked for."""
-        found = getattr(self.network, "model", None) or (self._load_model and self._load_model())
-        if found is None:
+        from yinggem.inference.torch_network import TorchNetwork
+
+        if isinstance(self.network, TorchNetwork):
+            return self.network.model
+        if self._load_model is None:
             raise UserError("This network is not of a checkpoint, so that there is no torch model to look into.")
-        return found
+        return self._load_model()
 
     @property
     def config(self) -> ModelConfig:
