@@ -210,12 +210,13 @@ class Batcher:
     def _take(self, row: Row, logits: np.ndarray) -> None:
         """Let a row's sample draw, and end it where it has ended."""
         before = row.sample.drawn
-        try:
-            row.token = row.sample.take(logits)
-        except Exception as error:
-            row.work.fail(error)
-            return
+        with self._change:  # whoever reads the end of this text, and asks again, finds its row free
+            try:
+                row.token = row.sample.take(logits)
+            except Exception as error:
+                row.work.fail(error)
+                return
+            if row.token is None:
+                self._release(row)
         drawn = row.sample.drawn - before
         self._counted(drawn, 1 - drawn if row.token is not None else 0)
-        if row.token is None:
-            self._release(row)
