@@ -22,8 +22,8 @@ from torch import Tensor
 
 from yinggem.inference.filters import History, choose
 from yinggem.inference.generation import generate
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.decoding import DecodingStep
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages

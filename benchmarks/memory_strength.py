@@ -12,10 +12,10 @@ import statistics
 
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.memory_step import memory_steps
-from yinggem.inference.opening import open_network
+from yinggem.inference.networks.opening import open_network
 from yinggem.inference.sampling import sampling_for
-from yinggem.inference.stored_model import read_model
 from yinggem.memory.text_stats import text_stats
 from yinggem.runs.layout import find_checkpoint
 

@@ -1,4 +1,4 @@
-"""Which settings suit a text of which size: the measurements behind yinggem/training/text_recipe.py.
+"""Which settings suit a text of which size: the measurements behind yinggem/training/plan/text_recipe.py.
 
     python benchmarks/own_text.py works tiny=tinyshakespeare.txt [NAME=FILE_OR_FOLDER ...] [--sizes 5 20 100]
         [--trials byte-0.2 starter-0.2] [--seeds 0 1 2] [--minutes 1 | --tokens 250000] [--results own_text.jsonl]

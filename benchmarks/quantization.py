@@ -23,10 +23,10 @@ from torch import nn
 
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.evaluation import evaluate, trained_context_length
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.generation import generate
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.stored_model import read_model
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.model.quantization import quantize

@@ -100,7 +100,7 @@ def test_the_architecture_needs_nothing_but_the_standard_library():
 
 @pytest.mark.parametrize(
     "module",
-    ["commands.generate", "inference.language_model", "inference.opening", "runs.layout"],
+    ["commands.generate", "inference.language_model", "inference.networks.opening", "runs.layout"],
 )
 def test_what_generating_needs_loads_no_torch(module):
     """Each in its own process, with all that it imports."""

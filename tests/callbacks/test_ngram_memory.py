@@ -10,7 +10,7 @@ from running import SMALL, TEXT, here, newest, same
 from yinggem.callbacks.ngram_memory import MOST_HELD_OUT, Memory
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import read_checkpoint
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.mixture import fixed
 from yinggem.memory.ngram_memory import mixed
 

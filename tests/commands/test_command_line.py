@@ -11,6 +11,7 @@ from running import SMALL, TEXT, ended, here, newest
 
 from yinggem.commands import train
 from yinggem.commands.train_process import how_to_continue
+from yinggem.commands.train_words import TypedWords
 from yinggem.common.errors import UserError
 from yinggem.runs.overrides import quoted
 from yinggem.runs.record import read_overrides, record_run
@@ -31,7 +32,9 @@ def started(place, *overrides: str):
 
 
 def hydra_sees(*words: str) -> list[str]:
-    return train.TrainCommand()._to_compose(list(words))[1]
+    command = train.TrainCommand()
+    command.words = TypedWords(words)
+    return command._to_compose()[1]
 
 
 @pytest.mark.parametrize("arguments", [[], ["model=base"], ["ckpt_path=null", "seed=1"], ["ckpt_path="]])

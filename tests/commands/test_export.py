@@ -9,7 +9,7 @@ from running import Done
 from yinggem.__main__ import main
 from yinggem.export.formats import FORMATS
 from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize

@@ -23,8 +23,8 @@ from yinggem.commands.generate import parse_generation
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import complete_text
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer

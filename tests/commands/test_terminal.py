@@ -14,9 +14,9 @@ from loopback import write_checkpoint
 import yinggem
 from yinggem.commands.terminal import Terminal
 from yinggem.common.errors import UserError
-from yinggem.inference.opening import open_network
+from yinggem.inference.files.stored_model import read_model
+from yinggem.inference.networks.opening import open_network
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.stored_model import read_model
 from yinggem.text.tokenizer import ByteTokenizer
 
 ROOT = Path(__file__).parents[2]

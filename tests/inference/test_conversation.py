@@ -11,9 +11,9 @@ from yinggem.inference.completion import complete_text, prompt_ids
 from yinggem.inference.conversation import Conversation
 from yinggem.inference.draws import uniform
 from yinggem.inference.filters import History, choose
-from yinggem.inference.rows import TorchRows
+from yinggem.inference.networks.rows import TorchRows
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.text.tokenizer import ByteTokenizer, CharTokenizer
 
 SAMPLING = Sampling(repetition_penalty=1.1)

@@ -16,10 +16,10 @@ from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import Completion, complete
 from yinggem.inference.copying import TrainingText
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.generation import NOTHING, generate
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.stored_model import read_model
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.memory.copies import find_copies
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.memory.stretches import Length

@@ -13,9 +13,9 @@ from yinggem.inference.checkpoint import save_model
 from yinggem.inference.completion import BETWEEN, Completion, advance, complete, prompt_ids
 from yinggem.inference.evaluation import evaluate
 from yinggem.inference.filters import History
-from yinggem.inference.opening import network_of
+from yinggem.inference.networks.opening import network_of
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer

@@ -22,14 +22,14 @@ from transformers import (
 
 from yinggem.common.errors import UserError
 from yinggem.engine.engine import Engine, engine_refusal
-from yinggem.inference import torch_network
 from yinggem.inference.completion import StopStrings, complete, complete_text
 from yinggem.inference.draws import uniform
-from yinggem.inference.engine_network import EngineNetwork
 from yinggem.inference.filters import FILTERS, History, choose, left_to_draw
 from yinggem.inference.generation import Network, generate
+from yinggem.inference.networks import torch_network
+from yinggem.inference.networks.engine_network import EngineNetwork
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.matmul import prepare_linear
 from yinggem.model.transformer import Transformer

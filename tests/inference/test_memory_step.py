@@ -6,8 +6,8 @@ import pytest
 from yinggem.common.errors import UserError
 from yinggem.inference.completion import complete
 from yinggem.inference.memory_step import MemoryStep, memory_steps, typed_ids
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer

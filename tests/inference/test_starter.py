@@ -11,8 +11,8 @@ from running import ROOT
 import yinggem
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.starter import STARTER, memory_of, starter_path
-from yinggem.inference.stored_model import read_model
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantization_of
 from yinggem.model.transformer import Transformer

@@ -24,8 +24,8 @@ from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import complete_text
 from yinggem.inference.evaluation import evaluate
 from yinggem.inference.generation import generate
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.kernels import integer_matrix as quantized_matrix
 from yinggem.model.kernels.integer_matrix import has_int4_kernel, input_levels, quantize_int8

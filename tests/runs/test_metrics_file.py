@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from training_runs import trained
 
 from yinggem.callbacks.lightning_monitors import DeviceStatsMonitor, LearningRateMonitor
-from yinggem.callbacks.metrics_csv import MetricsCSV
+from yinggem.callbacks.loggers.metrics_csv import MetricsCSV
 from yinggem.callbacks.model_stats import UpdateRatios
 from yinggem.callbacks.throughput import Throughput
 from yinggem.runs.metrics_file import read_metrics

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from yinggem.callbacks.last_checkpoint import LastCheckpoint
 from yinggem.callbacks.lightning_monitors import LearningRateMonitor
-from yinggem.callbacks.metrics_csv import MetricsCSV
+from yinggem.callbacks.loggers.metrics_csv import MetricsCSV
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer

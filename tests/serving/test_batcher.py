@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from yinggem.common.errors import UserError
 from yinggem.engine.engine import Engine
-from yinggem.inference.engine_network import EngineNetwork
 from yinggem.inference.language_model import LanguageModel
-from yinggem.inference.rows import Rows, rows_of
+from yinggem.inference.networks.engine_network import EngineNetwork
+from yinggem.inference.networks.rows import Rows, rows_of
 from yinggem.inference.sampling import Sampling
 from yinggem.serving.batcher import BLOCK, Batcher, ClosedError, FullError, TimeLimitError, Work
 from yinggem.serving.sample import Piece, Prompt, Sample, Wish

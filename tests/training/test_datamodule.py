@@ -8,7 +8,7 @@ import torch
 
 from yinggem.common.errors import UserError
 from yinggem.text.tokenizer import ByteTokenizer
-from yinggem.text.windows import training_windows
+from yinggem.text.tokens.windows import training_windows
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.loaders import EvaluationBatches, TrainingBatches, TrainingLoader, WindowLoader
 

@@ -15,7 +15,7 @@ import torch
 from running import elsewhere, here, newest, soaked
 
 from yinggem.inference.checkpoint import load_model
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.runs.metrics_file import read_metrics
 

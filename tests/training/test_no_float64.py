@@ -10,8 +10,8 @@ from yinggem.callbacks.model_stats import AttentionDistances, UpdateRatios
 from yinggem.callbacks.throughput import Throughput
 from yinggem.inference.completion import complete_text
 from yinggem.inference.evaluation import evaluate
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.torch_network import TorchNetwork
 
 
 class WithoutFloat64(TorchFunctionMode):

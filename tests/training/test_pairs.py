@@ -13,7 +13,7 @@ from yinggem.inference.evaluation import evaluate
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import ByteTokenizer
-from yinggem.text.windows import counted_targets, cut_windows, evaluation_windows
+from yinggem.text.tokens.windows import counted_targets, cut_windows, evaluation_windows
 from yinggem.training.datamodule import TextDataModule
 
 
@@ -55,7 +55,7 @@ def test_the_look_back_may_be_long(data, monkeypatch):
     rows = cut_windows(ids, windows)
     expected = counted_targets(ids, windows, rows)
     assert expected is not None
-    monkeypatch.setattr("yinggem.text.windows.LOOK_BACK", 1)
+    monkeypatch.setattr("yinggem.text.tokens.windows.LOOK_BACK", 1)
     found = counted_targets(ids, windows, rows)
     assert found is not None and np.array_equal(found, expected)
 

@@ -19,15 +19,15 @@ from running import SMALL, here, same
 from yinggem.commands import shard
 from yinggem.common.command_line import run
 from yinggem.common.errors import UserError
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.mixture import fixed
 from yinggem.memory.ngram_memory import mixed
 from yinggem.runs.overrides import quote_path
 from yinggem.text.corpus import open_corpus
 from yinggem.text.splitting import tokenize
-from yinggem.text.token_array import TokenArray
-from yinggem.text.token_shards import BLOCK, open_shards, read_validation
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer
+from yinggem.text.tokens.token_array import TokenArray
+from yinggem.text.tokens.token_shards import BLOCK, open_shards, read_validation
 from yinggem.training.loaders import EvaluationBatches, WindowLoader
 from yinggem.training.streaming import StreamingDataModule
 

@@ -13,7 +13,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import append_text, write_atomically
 from yinggem.inference.completion import complete_text, prompt_ids
 from yinggem.inference.memory_step import memory_steps
-from yinggem.inference.opening import network_of
+from yinggem.inference.networks.opening import network_of
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer

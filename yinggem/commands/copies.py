@@ -9,7 +9,7 @@ from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
 from yinggem.inference.copying import TrainingText
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.copies import LEAST, Copies, find_copies
 from yinggem.memory.stretches import Length
 from yinggem.runs.layout import find_checkpoint

@@ -14,13 +14,13 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
-from yinggem.inference.device import choose_device
 from yinggem.inference.evaluation import Evaluation, evaluate, trained_context_length
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.language_model import LanguageModel
+from yinggem.inference.networks.device import choose_device
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.starter import memory_of
-from yinggem.inference.stored_model import read_model
 from yinggem.inference.surprise_page import MOST_TOKENS, pieces_of, surprise_page
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_model
@@ -29,8 +29,8 @@ from yinggem.text.files.formats import has_rows
 from yinggem.text.reading import Reading
 from yinggem.text.splitting import TokenizedSplit
 from yinggem.text.text_record import TextRecord, open_recorded_text
-from yinggem.text.token_array import TokenArray
-from yinggem.text.windows import Ids
+from yinggem.text.tokens.token_array import TokenArray
+from yinggem.text.tokens.windows import Ids
 
 
 def evaluation_parser() -> argparse.ArgumentParser:

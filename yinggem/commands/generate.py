@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Check the arguments, load the model, generate."""
     options = parse_generation(arguments)
     from yinggem.inference.copying import TrainingText  # numpy takes a while: not for --help
-    from yinggem.inference.opening import open_network
+    from yinggem.inference.files.stored_model import read_model
+    from yinggem.inference.networks.opening import open_network
     from yinggem.inference.starter import memory_of
-    from yinggem.inference.stored_model import read_model
     from yinggem.runs.layout import find_model
 
     path, said = find_model(options.checkpoint)

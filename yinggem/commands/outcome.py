@@ -8,19 +8,19 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from yinggem.callbacks.metrics_csv import MetricsCSV
+from yinggem.callbacks.loggers.metrics_csv import MetricsCSV
+from yinggem.callbacks.loggers.tensorboard import TensorBoard
 from yinggem.callbacks.ngram_memory import Memory
-from yinggem.callbacks.tensorboard import TensorBoard
 from yinggem.commands.hyperparameters import hyperparameters, main_hyperparameters
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.runs.layout import BEST, LAST, checkpoint
 from yinggem.runs.result import OBJECTIVE, TEST, write_result
-from yinggem.text.token_array import TokenArray
+from yinggem.text.tokens.token_array import TokenArray
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 

@@ -8,7 +8,7 @@ import os
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, save_model
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_checkpoint
 

@@ -12,9 +12,9 @@ from typing import Any
 import lightning.pytorch as pl
 
 from yinggem.callbacks.forecast import Forecast
+from yinggem.callbacks.loggers.tensorboard import TensorBoard
 from yinggem.callbacks.on_start import OnStart
 from yinggem.callbacks.samples import TextSamples
-from yinggem.callbacks.tensorboard import TensorBoard
 from yinggem.commands.hyperparameters import hyperparameters
 from yinggem.commands.outcome import Outcome
 from yinggem.common.errors import UserError

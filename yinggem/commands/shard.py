@@ -13,13 +13,13 @@ from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.program import typed
 from yinggem.common.progress_bar import show_progress
-from yinggem.text import token_cache
 from yinggem.text.corpus import open_corpus
 from yinggem.text.reading import DEFAULT, DOCUMENTS, Reading
 from yinggem.text.splitting import TokenizedSplit, tokenize
-from yinggem.text.token_array import TokenArray
-from yinggem.text.token_shards import BLOCK, checksums_of, litdata
 from yinggem.text.tokenizer import KINDS, BPETokenizer, Tokenizer
+from yinggem.text.tokens import token_cache
+from yinggem.text.tokens.token_array import TokenArray
+from yinggem.text.tokens.token_shards import BLOCK, checksums_of, litdata
 
 ITEM = 1 << 16  # tokens handed to litdata at once
 CHUNK_TOKENS = 1 << 25  # 64 MiB of uint16, litdata's own chunk size for object storage

@@ -11,7 +11,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.inference.conversation import Conversation
 from yinggem.inference.generation import Network
-from yinggem.inference.rows import rows_of
+from yinggem.inference.networks.rows import rows_of
 from yinggem.inference.sampling import Sampling
 from yinggem.text.tokenizer import Tokenizer
 

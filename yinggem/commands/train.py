@@ -22,6 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from yinggem.commands.train_process import Failed, cause_of, command_of_another, refuse, say_stopped, surroundings
+from yinggem.commands.train_words import TypedWords
 from yinggem.common.config_files import check_kinds, check_overrides
 from yinggem.common.errors import UserError
 from yinggem.common.explain import explain
@@ -30,14 +31,13 @@ from yinggem.common.streams import make_streams_safe
 from yinggem.runs.layout import LAST, check_is_new, checkpoint
 from yinggem.runs.lock import only_writer
 from yinggem.runs.new_run import NewRun
-from yinggem.runs.overrides import flags_of, only_shows, quoted, tidy, unquoted, value_of
+from yinggem.runs.overrides import quoted, tidy
 from yinggem.runs.processes import ProcessGroup, end_with_parent, exit_without_teardown, rank
 from yinggem.runs.record import OF_THE_START, last_of_each, record_run
 from yinggem.runs.result import read_result
-from yinggem.runs.resume import Resumption, continued_config, find_run, find_sweep, resumption_of
+from yinggem.runs.resume import Resumption, continued_config, resumption_of
 from yinggem.search.sweep import attempt, conclude
-from yinggem.training.rendezvous import Rendezvous
-from yinggem.training.text_recipe import Choice, choose
+from yinggem.training.distributed.rendezvous import Rendezvous
 
 PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent / "conf"
@@ -90,26 +90,9 @@ class TrainCommand:
     def __init__(self) -> None:
         self.new_run = NewRun(Rendezvous().agree)
         self.processes = ProcessGroup()
-        self.typed: list[str] = []  # settings, without what is continued
-        self.flags: list[str] = []
-        self.resumption: Resumption | None = None
-        self.to_continue: Path | None = None  # the checkpoint it goes on from
-        self.old_sweep: Path | None = None  # the folder of many jobs that are continued
+        self.words = TypedWords([])
         self.folder: Path | None = None  # of the run, or of the job that runs now
-        self.choice = Choice()  # of settings for the text, by a glance at it
         self.training = False  # whether its training has begun: from then on a run writes, and can be continued
-
-    @property
-    def many(self) -> bool:
-        """Whether the command runs the jobs of a sweep."""
-        return "-m" in self.flags or "--multirun" in self.flags
-
-    @property
-    def sweep(self) -> Path | None:
-        """The folder of the jobs, once there is one."""
-        typed = value_of("hydra.sweep.dir", self.typed)
-        new = Path(unquoted(typed)) if typed else self.new_run.claimed
-        return self.old_sweep or (new if self.many else None)
 
     def __reduce__(self) -> Any:
         """In the process of a launcher, a job begins anew."""
@@ -134,55 +117,27 @@ class TrainCommand:
         """Read the words, and train what they name: one run, or the jobs of a sweep; returns the exit status."""
         with stopping_on_signals(), surroundings():
             end_with_parent()
-            words = tidy(list(arguments))
-            self.new_run.only_shows = only_shows(words)
-            name, sys.argv[1:] = self._to_compose(words)
+            self.words = TypedWords(tidy(list(arguments)))
+            self.new_run.only_shows = self.words.only_show
+            name, sys.argv[1:] = self._to_compose()
             OmegaConf.register_new_resolver("new_folder", self.new_run.claim, use_cache=True, replace=True)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(self.job)()
             status = conclude(self.sweep) if self.sweep else 0
             self.new_run.withdraw()  # of trainer.fast_dev_run, which leaves nothing
             return status
 
-    def _to_compose(self, words: list[str]) -> tuple[str, list[str]]:
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the jobs, once there is one."""
+        return self.words.sweep or (self.new_run.claimed if self.words.many else None)
+
+    def _to_compose(self) -> tuple[str, list[str]]:
         """The primary configuration, and the words that Hydra reads."""
-        self.flags = flags_of(words)
-        settings = [word for word in words if word not in self.flags]
-        self.typed = [word for word in settings if not word.startswith("ckpt_path=")]
-        wanted, place = value_of("ckpt_path", settings), value_of("outputs", settings)
-        if not wanted or wanted == "null":
-            if not self.many:  # of a sweep every job may have another text
-                self._choose()
-            return TODAY, [*self.flags, *self.typed]
-        if begins := value_of("init_from", settings):
-            raise UserError(f"init_from={begins} begins a new run and ckpt_path={wanted} continues one; leave one out.")
-        outputs = Path("outputs" if place is None else unquoted(place))
-        if self.many:
-            self.old_sweep, old, folders = find_sweep(unquoted(wanted), outputs)
-            settings = last_of_each([*old, *self.typed])
-            return TODAY, [*self._with_folders(folders), *settings, f"hydra.sweep.dir={quoted(self.old_sweep)}"]
-        folder, self.to_continue = find_run(unquoted(wanted), outputs)  # known before its checkpoint is read
-        run = self.resumption = resumption_of(folder, self.to_continue)
-        where = []
-        if run.overrides or run.config or run.checkpoint is None:  # or else a checkpoint of no run folder
-            where = [f"hydra.run.dir={quoted(run.folder)}"]
-        if run.config is None:
-            return TODAY, [
-                *self._with_folders(run.config_folders),
-                *last_of_each([*run.overrides, *self.typed]),
-                *where,
-            ]
-        settings = _recorded(run, self.typed)
-        return CONTINUED, [*(flag for flag in self.flags if "--config-" not in flag), *settings, *where]
-
-    def _choose(self) -> None:
-        """Let the text choose what nobody typed; from here on that counts as typed."""
-        self.choice = choose(self.typed)
-        self.typed = [*self.choice.words, *self.typed]
-
-    def _with_folders(self, folders: list[str]) -> list[str]:
-        """The flags, with the --config-dir that an earlier part was started with."""
-        typed = any(flag.startswith("--config-dir") for flag in self.flags)
-        return [*self.flags, *(f"--config-dir={folder}" for folder in ([] if typed else folders[:1]))]
+        words = self.words.for_hydra()
+        run = self.words.resumption
+        if run is None or run.config is None:
+            return TODAY, words
+        return CONTINUED, [*words, *_recorded(run, self.words.typed), self.words.folder_of(run)]
 
     def job(self, cfg: DictConfig) -> float:
         """One run, or one job of a sweep; returns what searches minimise."""
@@ -191,24 +146,24 @@ class TrainCommand:
             return attempt(partial(self._fit_job, cfg, folder), folder, CONF)
         try:
             with contextlib.nullcontext() if rank() else only_writer(folder):
-                if self.resumption is None and not rank():
+                if self.words.resumption is None and not rank():
                     check_is_new(folder)
-                return self.fit(cfg, folder, self.resumption)
+                return self.fit(cfg, folder, self.words.resumption)
         except Exception as error:
             raise Failed from error
 
     def _fit_job(self, cfg: DictConfig, folder: Path) -> float:
         """A job that was stopped, or put back into the queue of a cluster, goes on as it was recorded."""
-        self.typed = [str(word) for word in HydraConfig.get().overrides.task if not word.startswith(OF_THE_START)]
+        self.words.typed = [str(word) for word in HydraConfig.get().overrides.task if not word.startswith(OF_THE_START)]
         last = checkpoint(folder, LAST)
         run = resumption_of(folder, last) if last else None
         if run and run.config:
-            typed = [word for word in self.typed if word not in run.overrides]
+            typed = [word for word in self.words.typed if word not in run.overrides]
             cfg = composed(_recorded(run, typed), run.config_folders, CONTINUED)
         elif run is None:
-            self._choose()
+            self.words.choose()
             folders = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
-            cfg = composed(self.typed, folders) if self.choice.words else cfg
+            cfg = composed(self.words.typed, folders) if self.words.choice.words else cfg
         return self.fit(cfg, folder, run)
 
     def fit(self, cfg: DictConfig, folder: Path, run: Resumption | None) -> float:
@@ -218,8 +173,8 @@ class TrainCommand:
             run: what is continued; None for a new run.
         """
         self.folder, self.training = folder, False
-        words = last_of_each([*(run.overrides if run else []), *self.typed])
-        self.processes.command = command_of_another(self.flags, self.typed, folder, run)
+        words = last_of_each([*(run.overrides if run else []), *self.words.typed])
+        self.processes.command = command_of_another(self.words.flags, self.words.typed, folder, run)
         start = self._start(cfg, run)
         record = partial(self._record, cfg.copy(), words, folder, new=run is None)
         if run is None:
@@ -244,7 +199,7 @@ class TrainCommand:
         config = OmegaConf.to_container(cfg, resolve=True)
         trainer, module, data = build(cfg, self.processes, start)
         prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))
-        notes = [*filter(None, [self.choice.line]), *(start.notes if start else [])]
+        notes = [*filter(None, [self.words.choice.line]), *(start.notes if start else [])]
         notes += precision_advice(trainer, cfg.get("gpu_precision"))
         print_beginning(trainer, module, data, folder, notes)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
@@ -257,12 +212,12 @@ class TrainCommand:
         """What init_from names; from here on the configuration has its shape and its tokenizer."""
         if not cfg.get("init_from"):
             return None
-        from yinggem.training.starting_point import find_start, with_start
+        from yinggem.training.plan.starting_point import find_start, with_start
 
         start = find_start(str(cfg.init_from), run.checkpoint if run else None)
         if run is None or run.checkpoint is None:
             groups: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "tokenizer"]), resolve=True)
-            for name, group in with_start(groups, start, self.typed).items():
+            for name, group in with_start(groups, start, self.words.typed).items():
                 cfg[name] = group
         return start
 
@@ -285,7 +240,7 @@ class TrainCommand:
         """What the run of this command could be continued from now."""
         if self.folder is not None:
             return checkpoint(self.folder, LAST)
-        return self.to_continue
+        return self.words.to_continue
 
 
 def build(cfg: DictConfig, processes: ProcessGroup | None = None, start: Any = None) -> tuple[Any, Any, Any]:
@@ -301,7 +256,7 @@ def build(cfg: DictConfig, processes: ProcessGroup | None = None, start: Any = N
     from yinggem.training.compiling import check_compiler
     from yinggem.training.memory_limit import check_memory
     from yinggem.training.module import LanguageModule
-    from yinggem.training.starting_point import begin
+    from yinggem.training.plan.starting_point import begin
 
     # Plain lists, never Hydra's: they end in the state of an optimizer, and a checkpoint holds nothing but plain data.
     make = partial(instantiate, _convert_="all")

@@ -5,7 +5,7 @@ from pathlib import Path
 from yinggem.common.errors import UserError
 from yinggem.export.source import Source
 from yinggem.inference.checkpoint import save_model
-from yinggem.inference.safetensors_file import SUFFIX
+from yinggem.inference.files.safetensors_file import SUFFIX
 
 
 def export(source: Source, output: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.evaluation import trained_context_length
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantization_of

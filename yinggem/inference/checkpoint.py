@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from yinggem.common.files import is_utf8, write_atomically
-from yinggem.inference.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
-from yinggem.inference.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
-from yinggem.inference.stored_tensors import Storage, StoredTensor
-from yinggem.inference.verification import refusal, verify
+from yinggem.inference.files.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
+from yinggem.inference.files.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
+from yinggem.inference.files.stored_tensors import Storage, StoredTensor
+from yinggem.inference.files.verification import refusal, verify
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import zeros_in_huge_pages

@@ -10,7 +10,7 @@ from yinggem.inference.draws import uniform
 from yinggem.inference.filters import History
 from yinggem.inference.generation import NOTHING, LogitsStep, check_finite, next_token
 from yinggem.inference.memory_step import MemoryStep
-from yinggem.inference.rows import Rows
+from yinggem.inference.networks.rows import Rows
 from yinggem.inference.sampling import Sampling
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from yinggem.common.errors import UserError
 from yinggem.inference.evaluation import Evaluation, evaluation_rows
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
-from yinggem.text.windows import Ids
+from yinggem.text.tokens.windows import Ids
 
 MOST_ADAPTIVE = 1 << 24  # tokens that are counted in one piece
 

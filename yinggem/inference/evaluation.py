@@ -1,7 +1,7 @@
 """How well a model predicts a text: one full pass, every token after the first predicted exactly once.
 
-Training validates with the same pieces: `yinggem.text.windows` cuts the text, `evaluate_batch` measures a batch, and
-`Evaluation` adds up and makes the figures. torch is imported where a function needs it: other engines use the rest.
+Training validates with the same pieces: `yinggem.text.tokens.windows` cuts the text, `evaluate_batch` measures a batch,
+and `Evaluation` adds up and makes the figures. torch is imported where a function needs it: other engines use the rest.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
-from yinggem.text.windows import Ids, counted_targets, cut_windows, evaluation_batches
+from yinggem.text.tokens.windows import Ids, counted_targets, cut_windows, evaluation_batches
 
 if TYPE_CHECKING:
     from torch import Tensor

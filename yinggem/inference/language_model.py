@@ -12,12 +12,12 @@ from yinggem.common.errors import UserError
 from yinggem.inference.completion import complete
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.evaluation import Evaluation, trained_context_length
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.generation import LogitsStep, Network
 from yinggem.inference.memory_step import memory_steps
-from yinggem.inference.opening import open_network
+from yinggem.inference.networks.opening import open_network
 from yinggem.inference.sampling import MAX_NEW_TOKENS, sampling_for
 from yinggem.inference.starter import memory_of
-from yinggem.inference.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.text.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ class LanguageModel:
     @cached_property
     def model(self) -> "Transformer":
         """The network as a torch module in eval mode, to look into; torch is imported when it is first asked for."""
-        from yinggem.inference.torch_network import TorchNetwork
+        from yinggem.inference.networks.torch_network import TorchNetwork
 
         if isinstance(self.network, TorchNetwork):
             return self.network.model

@@ -5,7 +5,7 @@ Its weights are in the package. Its memory is made from the corpus that ships to
 
 from pathlib import Path
 
-from yinggem.inference.stored_model import StoredModel
+from yinggem.inference.files.stored_model import StoredModel
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.assets import STARTER as FILE
 from yinggem.text.assets import verified_asset

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# Every target in the configuration of version 0.1.0, in which all modules lay in one folder.
 MOVED = {
+    # Every target in the configuration of version 0.1.0, in which all modules lay in one folder.
     "yinggem.config.ModelConfig": "yinggem.model.config.ModelConfig",
     "yinggem.tokenizer.GPT2Tokenizer": "yinggem.text.tokenizer.GPT2Tokenizer",
     "yinggem.tokenizer.BPETokenizer": "yinggem.text.tokenizer.BPETokenizer",
@@ -28,10 +28,15 @@ MOVED = {
     "yinggem.monitoring.AttentionDistances": "yinggem.callbacks.model_stats.AttentionDistances",
     "yinggem.progress.progress": "yinggem.callbacks.progress.progress",
     "yinggem.pruning.Pruning": "yinggem.callbacks.pruning.Pruning",
-    "yinggem.loggers.MetricsCSV": "yinggem.callbacks.metrics_csv.MetricsCSV",
-    "yinggem.loggers.TensorBoard": "yinggem.callbacks.tensorboard.TensorBoard",
-    "yinggem.trackers.Wandb": "yinggem.callbacks.trackers.Wandb",
-    "yinggem.trackers.MLFlow": "yinggem.callbacks.trackers.MLFlow",
+    "yinggem.loggers.MetricsCSV": "yinggem.callbacks.loggers.metrics_csv.MetricsCSV",
+    "yinggem.loggers.TensorBoard": "yinggem.callbacks.loggers.tensorboard.TensorBoard",
+    "yinggem.trackers.Wandb": "yinggem.callbacks.loggers.trackers.Wandb",
+    "yinggem.trackers.MLFlow": "yinggem.callbacks.loggers.trackers.MLFlow",
+    # Rooms of version 0.2 that were divided.
+    "yinggem.callbacks.metrics_csv.MetricsCSV": "yinggem.callbacks.loggers.metrics_csv.MetricsCSV",
+    "yinggem.callbacks.tensorboard.TensorBoard": "yinggem.callbacks.loggers.tensorboard.TensorBoard",
+    "yinggem.callbacks.trackers.Wandb": "yinggem.callbacks.loggers.trackers.Wandb",
+    "yinggem.callbacks.trackers.MLFlow": "yinggem.callbacks.loggers.trackers.MLFlow",
     "lightning.pytorch.callbacks.LearningRateMonitor": "yinggem.callbacks.lightning_monitors.LearningRateMonitor",
     "lightning.pytorch.callbacks.DeviceStatsMonitor": "yinggem.callbacks.lightning_monitors.DeviceStatsMonitor",
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yinggem.common.errors import UserError
-from yinggem.inference.rows import Rows
+from yinggem.inference.networks.rows import Rows
 from yinggem.serving.sample import Sample
 
 BLOCK = 64  # prompt tokens that are read between two steps: the texts that go on wait for no longer

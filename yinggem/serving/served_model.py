@@ -9,10 +9,10 @@ from pathlib import Path
 
 from yinggem.common.errors import UserError
 from yinggem.inference.copying import CopyStep, TrainingText
-from yinggem.inference.opening import open_network
-from yinggem.inference.rows import rows_of
+from yinggem.inference.files.stored_model import StoredModel, read_model
+from yinggem.inference.networks.opening import open_network
+from yinggem.inference.networks.rows import rows_of
 from yinggem.inference.starter import memory_of
-from yinggem.inference.stored_model import StoredModel, read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.runs.layout import BEST, checkpoint, run_of
 from yinggem.serving.batcher import Batcher

@@ -11,7 +11,6 @@ from yinggem.common.cache_folder import default_cache_dir, usable_folder
 from yinggem.common.errors import UserError, one_line
 from yinggem.common.progress_bar import show_progress
 from yinggem.common.verified_files import Files, recall, remember
-from yinggem.text import token_cache
 from yinggem.text.assets import SHAKESPEARE, read_asset
 from yinggem.text.documents import Borders, iter_text
 from yinggem.text.files.compression import Source
@@ -20,6 +19,7 @@ from yinggem.text.files.text_files import FileList, find_copies, find_text_files
 from yinggem.text.files.tinyshakespeare import find_tinyshakespeare
 from yinggem.text.marks import END
 from yinggem.text.reading import DEFAULT, Reading
+from yinggem.text.tokens import token_cache
 
 NAMED = ("shakespeare", "tinyshakespeare")  # texts that are known by name; any other is at a path
 CHUNK_CHARACTERS = 1 << 20

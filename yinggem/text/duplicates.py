@@ -15,13 +15,13 @@ import numpy as np
 
 from yinggem.common.cache_folder import cached_file
 from yinggem.common.errors import one_line
-from yinggem.text import token_cache
 from yinggem.text.corpus import Corpus, cache_folder_of
 from yinggem.text.documents import iter_text
 from yinggem.text.files.compression import Source
 from yinggem.text.marks import END
 from yinggem.text.sketches import Sketches, are_near
 from yinggem.text.splitting import LEAST_DOCUMENTS, Cuts
+from yinggem.text.tokens import token_cache
 
 FOLLOWED = 4  # held-out documents that are looked at for one hash: a phrase that all share leads nowhere
 DOCUMENT_CHARACTERS = 1 << 20  # of a document that are compared nearly; all are compared exactly

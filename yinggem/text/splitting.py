@@ -12,11 +12,11 @@ import numpy as np
 from yinggem.common.cache_folder import cached_file
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
-from yinggem.text import token_cache
 from yinggem.text.corpus import Corpus, cache_folder_of
 from yinggem.text.marks import EITHER
-from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
+from yinggem.text.tokens import token_cache
+from yinggem.text.tokens.token_array import TokenArray
 
 LEAST_DOCUMENTS = 10  # of a text whose documents are kept whole: of fewer, one could be half of it
 

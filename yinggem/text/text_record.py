@@ -11,8 +11,8 @@ from yinggem.common.files import is_url
 from yinggem.text.corpus import open_corpus
 from yinggem.text.reading import DEFAULT, Reading
 from yinggem.text.splitting import TokenizedSplit, tokenize
-from yinggem.text.token_shards import open_shards, open_training, read_validation
 from yinggem.text.tokenizer import Tokenizer
+from yinggem.text.tokens.token_shards import open_shards, open_training, read_validation
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from yinggem.text.windows import Ids, Window, counted_targets, cut_windows, evaluation_batches, training_windows
+from yinggem.text.tokens.windows import Ids, Window, counted_targets, cut_windows, evaluation_batches, training_windows
 
 Batch = tuple[Tensor, ...]  # inputs and targets, both (B, T) int64; of pairs also (B, T) bool, which targets count
 

@@ -16,21 +16,21 @@ from torch.optim import Optimizer
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import metadata
 from yinggem.inference.evaluation import METRICS, Evaluation, evaluate_batch
-from yinggem.inference.stored_model import PREFIX
+from yinggem.inference.files.stored_model import PREFIX
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
-from yinggem.training.continuing import (
+from yinggem.training.datamodule import TextDataModule
+from yinggem.training.distributed.sharding import ShardedStrategy, gathered, gathered_weights, shard
+from yinggem.training.final_validation import is_final_validation
+from yinggem.training.loaders import Batch
+from yinggem.training.optimizers.building import make_optimizer, make_schedule
+from yinggem.training.plan.continuing import (
     adapt_optimizer_state,
     check_same_model,
     recorded_settings,
     schedule_after,
 )
-from yinggem.training.datamodule import TextDataModule
-from yinggem.training.final_validation import is_final_validation
-from yinggem.training.loaders import Batch
-from yinggem.training.optimizers.building import make_optimizer, make_schedule
-from yinggem.training.sharding import ShardedStrategy, gathered, gathered_weights, shard
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]

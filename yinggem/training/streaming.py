@@ -19,8 +19,8 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.memory.ngram_memory import COUNTED_TOKENS
 from yinggem.text.splitting import TokenizedSplit
-from yinggem.text.token_shards import TokenShards, check_ids, open_shards, open_training, read_validation
 from yinggem.text.tokenizer import Tokenizer
+from yinggem.text.tokens.token_shards import TokenShards, check_ids, open_shards, open_training, read_validation
 from yinggem.training.datamodule import SHARDS, TextDataModule
 from yinggem.training.loaders import Batch
 

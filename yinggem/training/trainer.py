@@ -16,11 +16,11 @@ from yinggem.common.errors import UserError
 from yinggem.common.explain import in_short
 from yinggem.inference.checkpoint import clean_leftovers, read_checkpoint, write_checkpoint
 from yinggem.runs.processes import ProcessGroup
-from yinggem.training.companions import use_companions
+from yinggem.training.distributed.companions import use_companions
+from yinggem.training.distributed.sharding import ShardedStrategy
 from yinggem.training.epoch_loop import EpochLoop
 from yinggem.training.final_validation import validate_at_the_end
 from yinggem.training.precision import Bfloat16Weights, check_precision, precision_name
-from yinggem.training.sharding import ShardedStrategy
 from yinggem.training.trainer_options import check_options, check_processes
 
 

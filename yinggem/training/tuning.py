@@ -18,8 +18,8 @@ from yinggem.common.files import write_atomically
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.memory_limit import available_memory, check_memory
 from yinggem.training.module import LanguageModule
-from yinggem.training.step_plan import ends_by_time_alone, plan_steps
-from yinggem.training.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
+from yinggem.training.plan.step_plan import ends_by_time_alone, plan_steps
+from yinggem.training.plan.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
 
 FOUND = "found.json"
 RATES = (1e-6, 1.0)  # of the learning-rate search

@@ -27,8 +27,8 @@ from yinggem.common.processors import usable_cores
 from yinggem.common.progress_bar import show_progress
 from yinggem.common.verified_files import Files, recall, remember, state_of
 from yinggem.text.encoding import encode_parallel
-from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer, from_state_dict
+from yinggem.text.tokens.token_array import TokenArray
 
 FORMAT = 2  # raise it when files of older versions must not be used any more
 SHARD_TOKENS = 1 << 25  # 64 MiB of uint16; what a killed tokenization loses

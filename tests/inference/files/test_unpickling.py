@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.stored_tensors import StoredTensor
-from yinggem.inference.unpickling import NotPlainError, PlainUnpickler
-from yinggem.inference.verification import read_plain
+from yinggem.inference.files.stored_tensors import StoredTensor
+from yinggem.inference.files.unpickling import NotPlainError, PlainUnpickler
+from yinggem.inference.files.verification import read_plain
 
-EARLIER = sorted((Path(__file__).parents[1] / "data" / "earlier").glob("*/checkpoints/*.ckpt"))
+EARLIER = sorted((Path(__file__).parents[2] / "data" / "earlier").glob("*/checkpoints/*.ckpt"))
 
 
 def same(ours: object, theirs: object) -> bool:

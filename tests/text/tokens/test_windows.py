@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from yinggem.text.token_array import TokenArray
-from yinggem.text.windows import cut_windows, evaluation_batches, evaluation_windows, training_windows
+from yinggem.text.tokens.token_array import TokenArray
+from yinggem.text.tokens.windows import cut_windows, evaluation_batches, evaluation_windows, training_windows
 
 
 @pytest.mark.parametrize("tokens", [18, 33, 100, 1001])

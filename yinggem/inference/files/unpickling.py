@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yinggem.common.errors import UserError
-from yinggem.inference.stored_tensors import Storage, StoredTensor
+from yinggem.inference.files.stored_tensors import Storage, StoredTensor
 
 # What the storages of torch hold: the type, and how numpy reads it. It has no bfloat16: its bits are integers.
 STORAGES = {

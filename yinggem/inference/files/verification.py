@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from yinggem.common.errors import UserError
-from yinggem.inference.unpickling import NotPlainError, PlainUnpickler
+from yinggem.inference.files.unpickling import NotPlainError, PlainUnpickler
 
 # What plain data and tensors need. weights_only allows more, such as torch.FloatTensor(10**12), which takes terabytes.
 PLAIN = re.compile(

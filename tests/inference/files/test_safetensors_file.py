@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint, save_model
-from yinggem.inference.safetensors_file import write_safetensors
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.safetensors_file import write_safetensors
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantization_of, quantize

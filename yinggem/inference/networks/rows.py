@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from yinggem.engine.engine import MAX_ROWS
-from yinggem.inference.engine_network import EngineNetwork
 from yinggem.inference.generation import Network
+from yinggem.inference.networks.engine_network import EngineNetwork
 from yinggem.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from yinggem.inference.torch_network import TorchNetwork
+    from yinggem.inference.networks.torch_network import TorchNetwork
     from yinggem.model.kv_cache import KVCache
 
 
@@ -84,7 +84,7 @@ class TorchRows:
         self._caches = []
 
     def _new_cache(self) -> "KVCache":
-        from yinggem.inference.torch_network import SLOTS
+        from yinggem.inference.networks.torch_network import SLOTS
         from yinggem.model.kv_cache import KVCache
 
         weight = self._model.norm.weight
@@ -95,7 +95,7 @@ def rows_of(network: Network) -> Rows:
     """The rows of a network, all of which the caller takes."""
     if isinstance(network, EngineNetwork):
         return network.take(MAX_ROWS)[0]
-    from yinggem.inference.torch_network import TorchNetwork
+    from yinggem.inference.networks.torch_network import TorchNetwork
 
     assert isinstance(network, TorchNetwork)
     return TorchRows(network)

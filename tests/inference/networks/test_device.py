@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.device import choose_device
+from yinggem.inference.networks.device import choose_device
 
 
 def test_the_fastest_there_is_is_chosen(monkeypatch):

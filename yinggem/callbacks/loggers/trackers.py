@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from yinggem.callbacks.late_logger import LateLogger
+from yinggem.callbacks.loggers.late_logger import LateLogger
 from yinggem.common.errors import UserError
 
 FOLDER_TAG = "yinggem.run"

@@ -9,7 +9,7 @@ from running import here, newest
 from writings import ARABIC, CHINESE, CODE, EMOJI, GERMAN, WORKS
 
 from yinggem.text.text_look import TextLook
-from yinggem.training.text_recipe import choice_for, choose
+from yinggem.training.plan.text_recipe import choice_for, choose
 
 ENGLISH = TextLook(bytes=50_000, files=1, characters=70, bytes_per_character=1.0, english=0.3, scripts=("Latin",))
 OTHER = replace(ENGLISH, english=0.02)

@@ -13,11 +13,11 @@ from yinggem.common.errors import UserError
 from yinggem.engine.engine import engine_refusal
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import complete
+from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.generation import Network
-from yinggem.inference.opening import network_of, open_network
+from yinggem.inference.networks.opening import network_of, open_network
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
-from yinggem.inference.stored_model import read_model
-from yinggem.inference.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize
 from yinggem.model.transformer import Transformer
@@ -114,8 +114,8 @@ def test_a_large_model_asks_torch_for_an_accelerator_only_where_there_is_a_drive
     (tmp_path / "nvidia0").touch()
     code = f"""
 import sys
-from yinggem.inference import opening
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.networks import opening
+from yinggem.inference.files.stored_model import read_model
 stored, there = read_model({str(path)!r}), ({str(tmp_path / "nvidia[0-9]*")!r},)
 for opening.LARGE, opening.DRIVERS, device in (10**9, there, None), (9, (), None), (9, there, "cpu"), (9, there, None):
     opening.open_network(stored, device)

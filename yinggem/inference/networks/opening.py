@@ -7,9 +7,9 @@ from glob import glob
 from typing import TYPE_CHECKING, cast
 
 from yinggem.engine.engine import MAX_ROWS, Engine, Storage, engine_refusal
-from yinggem.inference.engine_network import EngineNetwork
+from yinggem.inference.files.stored_model import StoredModel, engine_weights
 from yinggem.inference.generation import Network
-from yinggem.inference.stored_model import StoredModel, engine_weights
+from yinggem.inference.networks.engine_network import EngineNetwork
 from yinggem.model.weights import check_finite, check_quantization
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def open_network(stored: StoredModel, device: str | None = None, quantization: s
     """
     large = stored.config.parameters > LARGE
     if device not in (None, "cpu") or (device is None and large and has_driver()):
-        from yinggem.inference.device import choose_device
+        from yinggem.inference.networks.device import choose_device
 
         place = choose_device(device)
         if device is not None or place.type != "cpu":
@@ -50,7 +50,7 @@ def has_driver() -> bool:
 
 def _torch_network(stored: StoredModel, device: str, quantization: str | None, reason: str) -> Network:
     from yinggem.inference.checkpoint import load_model
-    from yinggem.inference.torch_network import TorchNetwork
+    from yinggem.inference.networks.torch_network import TorchNetwork
 
     model, _ = load_model(stored.path, device, quantization=quantization, stored=stored)
     return TorchNetwork(model, reason)
@@ -67,7 +67,7 @@ def _engine_maker(stored: StoredModel, quantization: str | None) -> Callable[[],
 
 def network_of(model: "Transformer") -> Network:
     """A network with the weights that a model has now: in C where that is faster."""
-    from yinggem.inference.torch_network import TorchNetwork
+    from yinggem.inference.networks.torch_network import TorchNetwork
     from yinggem.model.quantization import quantization_of
 
     refusal = engine_refusal(model.config)

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
-from yinggem.training.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
+from yinggem.training.plan.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
 
 TO_MEASURE = 0.02  # of the time limit
 TO_TRAIN = 0.9  # of the time limit; the rest is for validations, samples, and a machine that gets slower

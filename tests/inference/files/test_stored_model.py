@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from yinggem.inference.checkpoint import save_model
-from yinggem.inference.stored_model import engine_weights, read_model
-from yinggem.inference.stored_tensors import from_bfloat16
+from yinggem.inference.files.stored_model import engine_weights, read_model
+from yinggem.inference.files.stored_tensors import from_bfloat16
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize

@@ -11,13 +11,13 @@ from running import SMALL, TEXT, here, newest, same
 from yinggem.commands.quantize import main as quantize
 from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, read_checkpoint
-from yinggem.inference.stored_model import read_model
+from yinggem.inference.files.stored_model import read_model
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 from yinggem.text.corpus import open_corpus
 from yinggem.text.splitting import tokenize
 from yinggem.text.tokenizer import ByteTokenizer
-from yinggem.training.starting_point import begin, find_start, freeze
+from yinggem.training.plan.starting_point import begin, find_start, freeze
 
 QUIET = ["logger=csv", "callbacks=[checkpoint]"]
 BPE = [*SMALL, *QUIET, "tokenizer=bpe", "tokenizer.vocab_size=300", "trainer.max_steps=4"]

@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yinggem.common import verified_files as notes
-from yinggem.text import token_cache
 from yinggem.text.corpus import open_corpus
 from yinggem.text.files import text_files
 from yinggem.text.splitting import tokenize
-from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import ByteTokenizer, GPT2Tokenizer
+from yinggem.text.tokens import token_cache
+from yinggem.text.tokens.token_array import TokenArray
 from yinggem.training.loaders import TrainingBatches, WindowLoader
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VERSE = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n\n"
 LINES = "".join(f"{k} naïve 🙂 squares make {k * k}.\n" for k in range(400))
 
@@ -158,7 +158,7 @@ def test_a_shard_of_another_place_or_text_is_not_believed(sharded, gpt2):
 RUN = """
 import sys
 from yinggem.text import bpe
-from yinggem.text import token_cache
+from yinggem.text.tokens import token_cache
 from yinggem.text.corpus import open_corpus
 from yinggem.text.files import text_files
 from yinggem.text.files import text_files

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
-from yinggem.callbacks.late_logger import LateLogger
+from yinggem.callbacks.loggers.late_logger import LateLogger
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_utf8
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from yinggem.common.files import write_atomically
-from yinggem.inference.stored_tensors import Storage, StoredTensor
-from yinggem.inference.unpickling import NotPlainError
-from yinggem.inference.verification import map_file, numbers_in, refusal
+from yinggem.inference.files.stored_tensors import Storage, StoredTensor
+from yinggem.inference.files.unpickling import NotPlainError
+from yinggem.inference.files.verification import map_file, numbers_in, refusal
 
 SUFFIX = ".safetensors"
 IDS = "memory.ids"  # the name of a memory's compressed tokens among the tensors

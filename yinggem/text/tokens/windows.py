@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yinggem.text.token_array import TokenArray
+from yinggem.text.tokens.token_array import TokenArray
 
 Ids = np.ndarray | TokenArray  # (N,) integers
 Window = tuple[int, int]  # first input token, number of targets

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from yinggem.common.errors import UserError
-from yinggem.inference.safetensors_file import is_safetensors, read_safetensors
-from yinggem.inference.stored_tensors import StoredTensor
-from yinggem.inference.verification import read_plain, refusal
+from yinggem.inference.files.safetensors_file import is_safetensors, read_safetensors
+from yinggem.inference.files.stored_tensors import StoredTensor
+from yinggem.inference.files.verification import read_plain, refusal
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.weights import count_weights, makes_finite_weights, quantized_entries, weight_shapes

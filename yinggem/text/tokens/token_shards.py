@@ -24,9 +24,9 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.processors import usable_cores
 from yinggem.common.verified_files import Files, recall, remember, state_of
-from yinggem.text import token_cache
-from yinggem.text.token_array import TokenArray
 from yinggem.text.tokenizer import Tokenizer
+from yinggem.text.tokens import token_cache
+from yinggem.text.tokens.token_array import TokenArray
 
 BLOCK = 1024  # tokens; of the validation part
 MAX_JSON_BYTES = 1 << 28

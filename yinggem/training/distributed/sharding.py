@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from yinggem.common.errors import UserError
-from yinggem.inference.stored_model import PREFIX
+from yinggem.inference.files.stored_model import PREFIX
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from yinggem.inference.rows import TorchRows, rows_of
-from yinggem.inference.torch_network import TorchNetwork
+from yinggem.inference.networks.rows import TorchRows, rows_of
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
 
