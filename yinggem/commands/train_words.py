@@ -1,5 +1,6 @@
 """The words after `yinggem train`: settings and flags, and the run or the sweep that they continue."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from yinggem.common.errors import UserError
@@ -21,9 +22,9 @@ class TypedWords:
         old_sweep: the folder of many jobs that are continued.
     """
 
-    def __init__(self, words: list[str]) -> None:
-        self.only_show = only_shows(words)
-        self.flags = flags_of(words)
+    def __init__(self, words: Sequence[str]) -> None:
+        self.only_show = only_shows([*words])
+        self.flags = flags_of([*words])
         self._settings = [word for word in words if word not in self.flags]
         self.typed = [word for word in self._settings if not word.startswith("ckpt_path=")]
         self.choice = Choice()
