@@ -38,14 +38,14 @@ def test_the_network_has_the_figures_of_its_own_evaluation(model, memory):
 def test_counting_is_what_naive_counts_say_in_the_same_windows(model, memory, adaptive):
     ids, length = ids_of("Shall I compare the summer's day to thee?\nShall I compare?"), 16
     found = evaluate_with_counting(model, ids, BYTES, length, 2, memory, adaptive)
-    text, longest, nats = memory.ids.tolist(), longest_ngram(256), 0.0
+    longest, nats = longest_ngram(256), 0.0
     for place in range(1, len(ids)):
-        start = 0 if adaptive else (place - 1) // length * length
-        before = ids[start:place].tolist()
-        token = int(ids[place])
+        start = (place - 1) // length * length
+        known = memory.reading_on(ids[: start + 1]) if adaptive and start else memory
+        text, before, token = known.ids.tolist(), ids[start:place].tolist(), int(ids[place])
         orders = window_orders(256)
         counted = [kneser_ney(text, 256, longest, before, token), witten_bell(before, before, 256, orders, token)]
-        _, features = memory.sources(ids[start : place + 1][None].astype(np.int64))
+        _, features = known.sources(ids[start : place + 1][None].astype(np.int64))
         weights = memory.scoring.weights(features[0, -1], network=False)
         nats -= math.log(float(weights[1:3] @ counted))
     assert found.counting.nats == pytest.approx(nats, rel=1e-6)

@@ -12,7 +12,8 @@ from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokens.windows import Ids
 
-MOST_ADAPTIVE = 1 << 24  # tokens that are counted in one piece
+MOST_ADAPTIVE = 1 << 24  # tokens
+PARTS = 64  # of a text that is counted as it is read: after each it joins the training text, which is sorted anew
 
 
 @dataclass(frozen=True)
@@ -48,27 +49,23 @@ def evaluate_with_counting(
 
     Args:
         memory: of the training text; what stands before a token in its window is counted as well.
-        adaptive: count all that stands before a token in `ids`, as compressors do, and not its window alone. The
-            network reads windows all the same.
+        adaptive: count what was read of `ids` with the training text, as compressors do: all before the window but
+            the last part in PARTS at most, and the window. The network reads windows all the same.
 
     Raises:
         UserError: there is nothing to predict; `adaptive` with more than MOST_ADAPTIVE tokens.
     """
     if adaptive and len(ids) > MOST_ADAPTIVE:
         raise UserError(f"--adaptive counts up to {MOST_ADAPTIVE:,} tokens, and these are {len(ids):,}; leave it out.")
-    device, total, pieces, marks = model.norm.weight.device, Comparison(), [], []
-    for rows, counted in evaluation_rows(ids, context_length, batch_size):
+    device, total, known, read, counted_to = model.norm.weight.device, Comparison(), memory, 0, 0
+    for rows, counted in evaluation_rows(ids, context_length, 1 if adaptive else batch_size):
+        if adaptive and read - counted_to > len(ids) // PARTS:
+            known, counted_to = memory.reading_on(ids[: read + 1]), read
         block = torch.from_numpy(rows).to(device)
         nats = model.loss(block[:, :-1], block[:, 1:], reduction="none").cpu().double().numpy()
-        if adaptive:
-            pieces.append(nats.ravel())
-            marks += [] if counted is None else [counted.ravel()]
-        else:
-            total += compared(rows, nats, token_bytes, memory, counted)
-    if not adaptive:
-        return total
-    together = np.concatenate(marks)[None] if marks else None
-    return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory, together)
+        total += compared(rows, nats, token_bytes, known, counted)
+        read += rows[:, 1:].size
+    return total
 
 
 def compared(

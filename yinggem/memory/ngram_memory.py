@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from yinggem.common.errors import UserError
-from yinggem.memory.index import longest_ngram
+from yinggem.memory.index import build_index, longest_ngram
 from yinggem.memory.index_files import cached_bytes, cached_index
 from yinggem.memory.mixture import SOURCES, SUMMARY, Mixture, fixed
 from yinggem.memory.text_counts import TextCounts
@@ -65,6 +65,12 @@ class NgramMemory:
     def compressed_ids(self) -> bytes:
         """`compressed`, made once for every text."""
         return cached_bytes(self.ids, self.vocab_size, lambda: compressed(self.ids, self.vocab_size), self.cache_dir)
+
+    def reading_on(self, more: np.ndarray) -> "NgramMemory":
+        """This memory when its text goes on with `more` (M,) ids; the index of that is kept nowhere."""
+        grown = replace(self, ids=np.concatenate([self.ids, more.astype(self.ids.dtype)]))
+        grown.__dict__["counts"] = TextCounts(build_index(grown.counted, self.vocab_size))
+        return grown
 
     def sources(self, rows: np.ndarray, typed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """What counting says of rows[:, 1:], for `rows` (B, T + 1) of ids.
