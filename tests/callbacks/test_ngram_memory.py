@@ -15,7 +15,9 @@ from yinggem.memory.mixture import fixed
 from yinggem.memory.ngram_memory import mixed
 
 FIXED = fixed(*mixed(256)).to_dict()
-RUN = [*SMALL, "data.path=own.txt", "memory=ngram", "memory.held_out=0.3", "trainer.log_every_n_steps=1"]
+RUN = [
+    *SMALL, "data.path=own.txt", "baseline=true", "memory=ngram", "memory.held_out=0.3", "trainer.log_every_n_steps=1",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -47,8 +49,9 @@ def test_without_a_memory_the_figures_stand_beside_those_of_the_network_and_can_
     assert done.status == 0 and "without a network" in done.out and "holds the training text" not in done.out, done
     assert read_model(newest() / "checkpoints" / "best.ckpt").memory is None
     assert "memory" not in read_checkpoint(newest() / "checkpoints" / "last.ckpt")
-    done = here(*SMALL, "data.path=own.txt")
-    assert done.status == 0 and "without a network" not in done.out, "experiment=smoke is for seconds"
+    for memory in ("none", "ngram"):
+        done = here(*SMALL, "data.path=own.txt", f"memory={memory}")
+        assert done.status == 0 and "without a network" not in done.out, "experiment=smoke is for seconds"
 
 
 @pytest.mark.slow
@@ -80,7 +83,8 @@ def test_the_slice_of_the_fit_is_the_end_of_the_training_split_and_never_trained
 @pytest.mark.slow
 def test_a_text_too_short_for_a_fit_has_fixed_weights_and_one_too_long_is_counted_in_part(place, monkeypatch):
     monkeypatch.setattr("yinggem.memory.ngram_memory.COUNTED_TOKENS", 3000)
-    done = here(*SMALL, "data.path=own.txt", "memory=ngram", "trainer.max_steps=10")
+    done = here(*SMALL, "data.path=own.txt", "baseline=true", "memory=ngram", "trainer.max_steps=10")
+    assert "too few to fit how much the memory is believed" in done.out
     assert done.status == 0 and " 5,964 tokens to train on" in done.out, done
     assert "(of its last 3,000 tokens)" in done.out and "The checkpoint holds the training text" in done.out
     memory = read_model(newest() / "checkpoints" / "best.ckpt").memory

@@ -201,7 +201,7 @@ STREAM = ["data=streaming", "data.batch_size=4", "data.context_length=32", "trai
 def test_a_run_continued_in_the_middle_ends_with_the_bits_of_a_straight_one(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [*SMALL, *STREAM, f"data.path={made}", "data.batch_size=256", "model.dropout=0.1", "scheduler=constant"]
-    options += ["memory=ngram", "memory.held_out=0.01", "trainer.val_check_interval=3"]
+    options += ["memory=ngram", "memory.held_out=0.01", "baseline=true", "trainer.val_check_interval=3"]
     runs = {}
     for name, limits in {"straight": [14], "stopped": [6, 14]}.items():  # an epoch is 8 steps
         folder = tmp_path / name / "run"

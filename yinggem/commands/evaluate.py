@@ -49,7 +49,7 @@ def evaluation_parser() -> argparse.ArgumentParser:
         help="share of the validation split, the end of the text (default: as in the run, or 0.1)")
     add("--context-length", type=whole_number(1), metavar="N", help="tokens per window (default: as in the run)")
     add("--batch-size", type=whole_number(1), default=8, metavar="N", help="windows at once (default: 8)")
-    add("--adaptive", action="store_true", help="count what was read of the split as well, as compressors do, not the window alone")
+    add("--adaptive", action="store_true", help="count what was read of the split with the training text")
     add("--quantize", choices=QUANTIZATIONS, help="turn the weights into integers of 8 or 4 bits first")
     add("--device", metavar="NAME", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--html", metavar="FILE", help="write a page on which every token is tinted by its surprise")

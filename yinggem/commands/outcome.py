@@ -60,7 +60,7 @@ def evaluate_run(
     """Evaluate the best checkpoint on the whole validation text; the last weights where no checkpoint was wanted.
 
     Args:
-        baseline: whether to measure what counting the training text reaches, too. A run with a memory always does.
+        baseline: whether to measure what counting the training text reaches, too.
     """
     ended, steps = why_it_ended(trainer), trainer.global_step
     monitored = float(trainer.callback_metrics.get("val/bits_per_byte", math.nan))
@@ -77,7 +77,7 @@ def evaluate_run(
         model, _ = load_model(kept, module.device, stored=stored)
         step, memory = int(stored.content["global_step"]), stored.memory
     split, sizes = data.split, (data.eval_context_length, data.eval_batch_size)
-    counts = memory
+    counts = memory if baseline else None
     if counts is None and baseline and len(split.train):  # that of token shards at a URL is never read whole
         counts = NgramMemory(split.train[-COUNTED_TOKENS:], data.tokenizer.vocab_size)
 

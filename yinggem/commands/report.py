@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 
 from yinggem.callbacks.forecast import Forecast
 from yinggem.callbacks.loggers.tensorboard import TensorBoard
+from yinggem.callbacks.ngram_memory import Memory
 from yinggem.callbacks.on_start import OnStart
 from yinggem.callbacks.samples import TextSamples
 from yinggem.commands.hyperparameters import hyperparameters
@@ -21,6 +22,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.program import typed
 from yinggem.inference.copying import TrainingText
+from yinggem.memory.mixture import LEAST_TOKENS
 from yinggem.memory.text_stats import text_stats
 from yinggem.model.kernels.huge_pages import keep_freed_memory
 from yinggem.runs.layout import BEST, METRICS, find_checkpoint
@@ -113,6 +115,18 @@ def precision_advice(trainer: pl.Trainer, advised: str | None) -> list[str]:
     if not advised or trainer.strategy.root_device.type != "cuda" or not str(trainer.precision).startswith("32"):
         return []
     return [f"Note       on a GPU trainer.precision={advised} suits this model better: faster, in less memory."]
+
+
+def memory_advice(trainer: pl.Trainer, data: TextDataModule) -> list[str]:
+    """A line, where the text is too short to fit how much the memory is believed."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    memory = next((callback for callback in callbacks if isinstance(callback, Memory)), None)
+    if memory is None or data.held_out or not memory.held_out or data.split is None:
+        return []
+    return [
+        f"Note       {memory.held_out:.0%} of {data.train_tokens:,} tokens are too few to fit how much the memory is "
+        f"believed (more than {LEAST_TOKENS:,} are needed): its weights are fixed ones. Try a larger memory.held_out."
+    ]
 
 
 def print_outcome(

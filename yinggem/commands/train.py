@@ -184,6 +184,7 @@ class TrainCommand:
         check_overrides(config, words)
         from yinggem.commands.outcome import evaluate_run, record_outcome  # torch takes seconds: not for --help, --cfg
         from yinggem.commands.report import (
+            memory_advice,
             precision_advice,
             prepare_loggers,
             print_beginning,
@@ -200,7 +201,7 @@ class TrainCommand:
         trainer, module, data = build(cfg, self.processes, start)
         prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))
         notes = [*filter(None, [self.words.choice.line]), *(start.notes if start else [])]
-        notes += precision_advice(trainer, cfg.get("gpu_precision"))
+        notes += [*precision_advice(trainer, cfg.get("gpu_precision")), *memory_advice(trainer, data)]
         print_beginning(trainer, module, data, folder, notes)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
         outcome = evaluate_run(trainer, module, data, folder, bool(cfg.get("baseline", True)))
