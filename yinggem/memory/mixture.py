@@ -33,13 +33,17 @@ class Mixture:
 
     def weights(self, features: np.ndarray, network: bool = True) -> np.ndarray:
         """(..., S) that sum to one, from features (..., F); without the network its weight, the first, is 0."""
+        return self._layers(features, network)[-1]
+
+    def _layers(self, features: np.ndarray, network: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The features scaled (..., F), what the hidden layer makes of them (..., H), and the weights (..., S)."""
         scaled = _scaled(features)
         hidden = np.tanh(scaled @ self.parameters["hidden"] + self.parameters["hidden_bias"])
         logits = hidden @ self.parameters["out"] + scaled @ self.parameters["direct"] + self.parameters["out_bias"]
         if not network:
             logits[..., 0] = -np.inf
         weights: np.ndarray = np.exp(logits - logits.max(-1, keepdims=True))
-        return weights / weights.sum(-1, keepdims=True)
+        return scaled, hidden, weights / weights.sum(-1, keepdims=True)
 
     def fitted(self, features: np.ndarray, probabilities: np.ndarray) -> "Mixture":
         """This mixture, improved for predictions with features (N, F) and the sources' probabilities (N, S).
@@ -69,9 +73,7 @@ class Mixture:
 
     def _gradients(self, features: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
         """Of the mean nats of a batch."""
-        scaled = _scaled(features)
-        hidden = np.tanh(scaled @ self.parameters["hidden"] + self.parameters["hidden_bias"])
-        weights = self.weights(features)
+        scaled, hidden, weights = self._layers(features)
         share = weights * probabilities
         slope = (weights - share / share.sum(-1, keepdims=True)) / len(features)  # of the logits
         inner = (slope @ self.parameters["out"].T) * (1 - hidden**2)
