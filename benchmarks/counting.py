@@ -66,8 +66,8 @@ def counting(train: bytes, val: bytes, window: int) -> dict[str, float]:
         windows = np.stack([rows[k * window : (k + 1) * window + 1] for k in range(count)])
         parts = [bits_of(memory, part) for part in np.array_split(windows, -(-count // AT_ONCE))]
         alone, mixed = (np.concatenate(part).mean() for part in zip(*parts, strict=True))
-        parts = np.array_split(np.arange(count), min(PARTS, count))
-        read = [bits_of(memory.reading_on(rows[: part[0] * window + 1]), windows[part])[1] for part in parts]
+        places = np.array_split(np.arange(count), min(PARTS, count))
+        read = [bits_of(memory.reading_on(rows[: part[0] * window + 1]), windows[part])[1] for part in places]
     found = {"training text": alone, "windows": mixed, "reading on": np.concatenate(read).mean()}
     return {**found, "seconds to build": seconds, "bytes a token": index.nbytes / len(ids)}
 
