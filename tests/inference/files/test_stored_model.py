@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import save_model
 from yinggem.inference.files.stored_model import engine_weights, read_model
 from yinggem.inference.files.stored_tensors import from_bfloat16
@@ -41,3 +42,7 @@ def test_a_memory_is_read_once_and_is_the_one_saved(tmp_path):
     stored = read_model(tmp_path / "a.ckpt")
     assert stored.memory is not None and stored.memory is stored.memory
     assert np.array_equal(stored.memory.ids, memory.ids)
+    other = NgramMemory(memory.ids, 300, cache_dir=tmp_path)
+    save_model(tmp_path / "b.ckpt", Transformer(CONFIG), ByteTokenizer(), other)
+    with pytest.raises(UserError, match="memory of another tokenizer: 300 tokens for 256"):
+        print(read_model(tmp_path / "b.ckpt").memory)

@@ -62,13 +62,12 @@ class StoredModel:
         ids = entry.get("ids") if isinstance(entry, dict) else None
         if not isinstance(ids, StoredTensor) or ids.dtype != "uint8" or len(ids.shape) != 1 or not ids.is_contiguous:
             raise refusal(self.path, "has a damaged memory")
+        if (found := entry.get("vocab_size")) != (wanted := self.config.vocab_size):
+            raise refusal(self.path, f"has the memory of another tokenizer: {str(found)[:20]} tokens for {wanted}")
         try:
-            memory = NgramMemory.from_dict(entry, ids.bits.tobytes())
+            return NgramMemory.from_dict(entry, ids.bits.tobytes())
         except UserError as error:
             raise refusal(self.path, f"cannot be read ({str(error).rstrip('.')})") from None
-        if (found := memory.vocab_size) != (wanted := self.config.vocab_size):
-            raise refusal(self.path, f"has the memory of another tokenizer: {found} tokens for {wanted}")
-        return memory
 
 
 def read_model(path: str | Path) -> StoredModel:
