@@ -22,12 +22,16 @@ class CopyStep:
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Logits (V,) with -inf for every id that would complete a copy."""
-        forbidden = self.guard.forbidden(0)
+        forbidden = self.forbidden()
         if not len(forbidden):
             return logits
         logits = logits.copy()
         logits[forbidden] = -np.inf
         return logits
+
+    def forbidden(self) -> np.ndarray:
+        """(K,) those ids, each once or more."""
+        return self.guard.forbidden(0)
 
     def add(self, token: int) -> None:
         """The next id."""
