@@ -92,27 +92,34 @@ static int keep_top_k(Choice *c, int n, int k) {
     return keep(c, n);
 }
 
+enum { COARSE = 19, BUCKETS = (0x3f800000 >> COARSE) + 1 }; /* of probabilities up to 1, by exponent and 4 bits behind */
+
+static int bucket_of(float probability) {
+    uint32_t bits;
+    memcpy(&bits, &probability, sizeof bits);
+    return bits >> COARSE < BUCKETS ? (int)(bits >> COARSE) : BUCKETS - 1;
+}
+
 /* The smallest set of likeliest ids whose probability reaches p: those with less than p before them. */
 static int keep_top_p(Choice *c, int n, float p) {
     soften(c, n);
-    int size = 0;
-    float *key = c->probabilities, highest = c->kernels->highest(key, n);
-    double sum = 0;
-    for (float least = highest / 8; sum < (double)p + 1e-5 && size < n; least = least < FLT_MIN ? 0 : least / 8) {
-        size = 0, sum = 0; /* few are worth sorting: those of some size, if there is enough in them */
-        for (int i = 0; i < n; i++) {
-            c->order[size] = i;
-            size += key[i] >= least;
+    const float *key = c->probabilities;
+    double mass[BUCKETS] = {0}, sum = 0;
+    for (int i = 0; i < n; i++) mass[bucket_of(key[i])] += (double)key[i];
+    int bucket = BUCKETS - 1; /* to sort all would take most of the time: some buckets are kept whole */
+    while (bucket && sum + mass[bucket] < (double)p - 1e-6) sum += mass[bucket--];
+    for (int i = 0; i < n; i++) c->marked[i] = bucket_of(key[i]) > bucket;
+    for (int highest = bucket, lowest = bucket, enough = 0; highest >= 0 && !enough; highest = lowest - 1, lowest = 0) {
+        int size = 0;
+        for (int i = 0; i < n; i++)
+            if (bucket_of(key[i]) <= highest && bucket_of(key[i]) >= lowest) c->order[size++] = i;
+        heapify(c->order, size, key);
+        while (size && !enough) {
+            int32_t next = take(c->order, &size, key);
+            sum += (double)key[next];
+            enough = (float)sum - key[next] >= p;
+            c->marked[next] = !enough;
         }
-        for (int i = 0; i < size; i++) sum += (double)key[c->order[i]];
-    }
-    memset(c->marked, 0, (size_t)n);
-    heapify(c->order, size, key);
-    for (sum = 0; size;) {
-        int32_t next = take(c->order, &size, key);
-        sum += (double)key[next];
-        if ((float)sum - key[next] >= p) break;
-        c->marked[next] = 1;
     }
     return keep(c, n);
 }
