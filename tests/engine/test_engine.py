@@ -18,8 +18,8 @@ from torch import nn
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
 from yinggem.engine import engine as module
-from yinggem.engine.engine import Engine, engine_refusal, sampling_refusal
 from yinggem.engine import library
+from yinggem.engine.engine import Engine, engine_refusal, sampling_refusal
 from yinggem.engine.library import KERNELS, open_library
 from yinggem.inference.filters import History, choose
 from yinggem.inference.sampling import Sampling, setting
