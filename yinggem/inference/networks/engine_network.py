@@ -40,7 +40,7 @@ class EngineNetwork:
 
     def draws(self, sampling: Sampling, steps: Sequence[Sequence[LogitsStep]]) -> bool:
         """Whether the engine knows every setting and step, and reads its weights often enough for one row at a time."""
-        known = sampling_refusal(sampling) is None and all(map(in_c, steps))
+        known = all(knows(sampling, each) for each in steps)
         return known and (len(steps) == 1 or self.config.parameters <= ONE_AFTER_ANOTHER)
 
     def draw(
@@ -55,7 +55,7 @@ class EngineNetwork:
         """As `Network.draw`: row by row a few tokens, more where they take no time."""
         texts = EngineTexts(self, prompts)
         rows = [
-            _DrawnRow(texts.engine, *row, sampling, end) for row in zip(texts.rows, prompts, seeds, steps, strict=True)
+            DrawnRow(texts.engine, *row, sampling, end) for row in zip(texts.rows, prompts, seeds, steps, strict=True)
         ]
         most = 1 if any(row.limits for row in rows) else CHUNK  # what may follow is said token by token
         made, size = 0, 1
@@ -90,13 +90,13 @@ class EngineNetwork:
             next(free for one, free in self._free if one is engine).extend(rows)
 
 
-def in_c(steps: Sequence[LogitsStep]) -> bool:
-    """Whether the engine knows the steps of a row: a memory in C, or none, and behind it limits on copies."""
+def knows(sampling: Sampling, steps: Sequence[LogitsStep]) -> bool:
+    """Whether the engine knows the settings and steps of a row: a memory in C, or none, then limits on copies."""
     first = bool(steps) and isinstance(steps[0], MemoryStep) and isinstance(steps[0].counting, EngineMemory)
-    return all(isinstance(step, CopyStep) for step in steps[first:])
+    return sampling_refusal(sampling) is None and all(isinstance(step, CopyStep) for step in steps[first:])
 
 
-class _DrawnRow:
+class DrawnRow:
     """A row of an engine that draws by itself.
 
     Attributes:
