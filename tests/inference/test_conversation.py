@@ -90,14 +90,10 @@ def test_turns_of_a_template_each_begin_with_the_end_of_the_one_before(model):
 
 @pytest.mark.skipif(engine_refusal(ModelConfig(1)) is not None, reason="there is no compiled engine")
 def test_a_text_that_the_engine_draws_is_the_same(model, tmp_path):
-    memory = NgramMemory(np.frombuffer(b"Thou art more lovely and more temperate. " * 9, np.uint8), 256,
-                         cache_dir=tmp_path)  # fmt: skip
-    rest: dict[str, Any] = {
-        "seed": 2,
-        "memory": memory,
-        "training": TrainingText(memory, ByteTokenizer()),
-        "max_copy": "9c",
-    }
+    text = np.frombuffer(b"Thou art more lovely and more temperate. " * 9, np.uint8)
+    memory = NgramMemory(text, 256, cache_dir=tmp_path)
+    training = TrainingText(memory, ByteTokenizer())
+    rest: dict[str, Any] = {"seed": 2, "memory": memory, "training": training, "max_copy": "9c"}
     sampling = Sampling(repetition_window=5)
     in_c = Conversation(rows_of(network_of(model)), ByteTokenizer(), sampling, **rest)
     by_torch = Conversation(TorchRows(TorchNetwork(model), 1), ByteTokenizer(), sampling, **rest)
