@@ -19,8 +19,8 @@ from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.language_model import LanguageModel
 from yinggem.inference.networks.device import choose_device
 from yinggem.inference.networks.torch_network import TorchNetwork
+from yinggem.inference.pages.surprise_page import MOST_TOKENS, pieces_of, surprise_page
 from yinggem.inference.starter import memory_of
-from yinggem.inference.surprise_page import MOST_TOKENS, pieces_of, surprise_page
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_model

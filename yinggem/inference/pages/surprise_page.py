@@ -1,14 +1,11 @@
 """A text with every token tinted by how surprising it was: one page that loads nothing and runs nothing."""
 
-import base64
-import hashlib
-import html
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from yinggem.inference.evaluation import Evaluation
+from yinggem.inference.pages.self_contained import page_of, shown
 from yinggem.text.tokenizer import StreamDecoder, Tokenizer
 
 MOST_TOKENS = 50_000  # on a page: a browser takes seconds to show more
@@ -16,7 +13,8 @@ LEVELS = 9  # tints, of a bit each
 SHORTEST = 20  # bytes of a line that is ranked
 RANKED = 10
 STYLE = "\n".join([
-    "body{font:16px/1.6 Georgia,serif;max-width:50em;margin:2em auto;padding:0 1em;color:#222;background:#fff}",
+    ":root{color-scheme:light dark}",
+    "body{font:16px/1.6 Georgia,serif;max-width:50em;margin:2em auto;padding:0 1em}",
     "pre{white-space:pre-wrap;overflow-wrap:anywhere;font:15px/1.7 monospace}",
     "td{padding:.2em .8em;vertical-align:top}td:first-child{text-align:right}",
     *(f".s{level}{{background:rgba(200,80,30,{level / LEVELS:.2f})}}" for level in range(LEVELS + 1)),
@@ -77,22 +75,19 @@ def surprise_page(title: str, pieces: Sequence[Piece], figures: Evaluation, note
         figures: of the whole text.
         note: what the page leaves out.
     """
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     worst, best = ranked(pieces)
     body = "".join(
         f'<span class="s{level(piece)}" title="{piece.bits:.1f} bits">{shown(piece.text)}</span>' for piece in pieces
     )
     bits, nats = f"{figures.bits_per_byte:.4f} bits per byte", f"{figures.loss:.4f} nats per token"
     about = f"{bits}, {nats}, {figures.tokens:,} tokens. {note}"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{shown(title)}</title>\n<style>{STYLE}</style>'
-        f"</head><body>\n<h1>{shown(title)}</h1>\n<p>{shown(about)}</p>\n"
+    return page_of(
+        title,
+        f"<h1>{shown(title)}</h1>\n<p>{shown(about)}</p>\n"
         f"{table('The most surprising lines', worst)}{table('The least surprising lines', best)}"
         f"<h2>The text</h2>\n<p>The darker a token, the more it surprised, up to {LEVELS} bits.</p>\n"
-        f"<pre>{body}</pre>\n</body></html>\n"
+        f"<pre>{body}</pre>\n",
+        STYLE,
     )
 
 
@@ -107,8 +102,3 @@ def table(title: str, lines: Sequence[Piece]) -> str:
 def level(piece: Piece) -> int:
     """The tint."""
     return min(LEVELS, int(piece.bits))
-
-
-def shown(text: str) -> str:
-    """Text as HTML: nothing in it is markup, and control characters, which browsers take in many ways, are U+FFFD."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text))
