@@ -62,6 +62,7 @@ def test_hostile_text_stays_text():
         "p",
         "table",
         "tr",
+        "th",
         "td",
         "pre",
         "span",

@@ -48,11 +48,7 @@ def attention_maps(model: Transformer, ids: list[int]) -> AttentionMaps:
     Raises:
         UserError: there are too many.
     """
-    length = len(ids)
-    if length > MOST_TOKENS:
-        raise UserError(
-            f"The text has {length:,} tokens, and attention is shown of up to {MOST_TOKENS}; take a part of it."
-        )
+    length = check_length(len(ids))
     window = min(model.config.attention_window or length, length)
     back = np.arange(length)[:, None] - np.arange(length)  # (T, T)
     sees = (back >= 0) & (back < window)
@@ -62,6 +58,15 @@ def attention_maps(model: Transformer, ids: list[int]) -> AttentionMaps:
         distances.append((each * back).sum(-1, dtype=np.float64).mean(-1))
         weights.append(np.rint(255 * np.sqrt(each[:, sees])).astype(np.uint8))
     return AttentionMaps(window, np.stack(weights), np.stack(distances))
+
+
+def check_length(length: int) -> int:
+    """The length of a text in tokens; UserError where it is too long for a page."""
+    if length > MOST_TOKENS:
+        raise UserError(
+            f"The text has {length:,} tokens, and attention is shown of up to {MOST_TOKENS}; take a part of it."
+        )
+    return length
 
 
 def attention_page(title: str, maps: AttentionMaps, tokenizer: Tokenizer, ids: list[int]) -> str:
