@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.adaptive and memory is None:
         raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
     about_text = (model, ids, split.token_bytes, context_length, options.batch_size)
-    documents = DocumentScores(tokenizer) if text.reading.has_documents else None
+    documents = DocumentScores(tokenizer) if tokenizer.end_id is not None else None
     hear = documents.add if documents else None
     if memory is None:
         figures: dict[str, Any] = evaluate(*about_text, hear).to_dict()
