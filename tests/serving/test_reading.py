@@ -1,6 +1,7 @@
 """Pages about the text that is there: made for who may ask, opened by who knows their names."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from loopback import Server
@@ -33,6 +34,13 @@ def test_both_pages_are_made_of_the_text(server: Server, local):
 def test_what_cannot_be_shown_is_said(server: Server, content, word):
     response = server.post("/reading", **content)
     assert response.status_code == 400 and word in response.json()["error"]["message"]
+
+
+def test_one_page_is_made_at_a_time(server: Server):
+    with ThreadPoolExecutor(6) as pool:
+        found = [*pool.map(lambda _: server.post("/reading", prompt="Thou art more lovely").status_code, range(6))]
+    assert 201 in found and {*found} <= {201, 429}
+    assert server.post("/reading", prompt="Thou").status_code == 201
 
 
 def test_a_key_is_asked_for_to_make_a_page_and_its_name_opens_it(start, byte_checkpoint):

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from yinggem.common.errors import UserError
 from yinggem.inference.completion import prompt_ids
+from yinggem.serving.batcher import FullError
 from yinggem.serving.body import RequestError
 from yinggem.serving.served_model import ServedModel
 
@@ -86,6 +87,8 @@ def routes(read_json: Callable[[Request], Any]) -> list[Route]:
         if not (isinstance(kind, str) and kind in PAGES):
             raise UserError(f"page must be {' or '.join(PAGES)}, not {str(kind)[:40]!r}.")
         model, readings = await service.model(), service.readings
+        if readings.making.locked():
+            raise FullError("Another page is being made; try again in a moment.")
         async with readings.making:
             page = await run_in_threadpool(PAGES[kind], model, text)
         return JSONResponse({"path": PLACE + readings.keep(page)}, 201)
