@@ -99,15 +99,18 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(about | figures | told | {"notes": notes}))
         return
     print(f"{'text':14} {text.name}, {described_split(text, options.split)}")
-    for name, value in figures.items():
-        print(f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}")
-    if documents:
-        print("\n".join(described_documents(documents)))
+    print("\n".join(described(figures, documents)))
 
 
-def described_documents(documents: DocumentScores) -> list[str]:
-    """How many there are, and those that were predicted worst and best."""
-    lines = [f"{'documents':14} {documents.count:,}"]
+def described(figures: dict[str, Any], documents: DocumentScores | None) -> list[str]:
+    """The figures, and of documents how many there are and those that were predicted worst and best."""
+    lines = [
+        f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}"
+        for name, value in figures.items()
+    ]
+    if documents is None:
+        return lines
+    lines.append(f"{'documents':14} {documents.count:,}")
     for name, end in zip(("worst", "best"), documents.ends(), strict=True):
         lines += [
             f"  {name:12} {one.bits_per_byte:.4f} bits per byte: document {one.number:,}, {one.text[:SHOWN]}"

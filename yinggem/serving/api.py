@@ -1,7 +1,6 @@
 """The HTTP interface: OpenAI's completions protocol, and what tells about the server."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from yinggem.common.errors import UserError
 from yinggem.serving import page, reading
 from yinggem.serving.batcher import ClosedError
-from yinggem.serving.body import CompletionBody, Limits, RequestError, read_body
+from yinggem.serving.body import CompletionBody, Limits, RequestError, read_body, read_json
 from yinggem.serving.completions import CompletionJob, Inbox
 from yinggem.serving.errors import content_of, failed, not_served, response_to, sentence_of
 from yinggem.serving.guard import Guard
@@ -30,7 +29,6 @@ from yinggem.serving.reading import Readings
 from yinggem.serving.served_model import ModelSource, NoModelError, ServedModel
 from yinggem.serving.tokenizing import detokenize, tokenize, tokenizer_info
 
-MOST_BYTES = 1 << 24  # of a request
 SOON = 0.02  # seconds between two looks at whether the model is open
 GONE = 499  # the status of a request whose client went away
 
@@ -83,7 +81,7 @@ def make_app(
             Route("/health", health), Route("/metrics", metrics), Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model), Route("/v1/completions", completions, methods=["POST"]),
             Route("/tokenizer_info", about_tokenizer), Route("/tokenize", encode, methods=["POST"]),
-            Route("/detokenize", decode, methods=["POST"]), *page.routes(), *reading.routes(read_json),
+            Route("/detokenize", decode, methods=["POST"]), *page.routes(), *reading.routes(),
         ],
         middleware=guards,
         exception_handlers={HTTPException: not_served, UserError: failed, Exception: failed},
@@ -141,27 +139,6 @@ def check_name(service: Service, name: str | None) -> None:
             f"The model {str(name)[:80]!r} is not served here; this one is called {service.name!r}.",
             404, "model", "model_not_found",
         )  # fmt: skip
-
-
-async def read_json(request: Request) -> dict[str, Any]:
-    """The object in a request's body.
-
-    Raises:
-        UserError: there is something else, or too much.
-    """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MOST_BYTES:
-            raise RequestError(f"The request is longer than {MOST_BYTES >> 20} MB; send less at once.", 413)
-        parts.append(part)
-    try:
-        content = json.loads(b"".join(parts))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"The request is not JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise UserError("The request must be a JSON object.")
-    return content
 
 
 async def completions(request: Request) -> Response:

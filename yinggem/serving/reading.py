@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -14,7 +13,7 @@ from starlette.routing import Route
 from yinggem.common.errors import UserError
 from yinggem.inference.completion import prompt_ids
 from yinggem.serving.batcher import FullError
-from yinggem.serving.body import RequestError
+from yinggem.serving.body import RequestError, read_json
 from yinggem.serving.served_model import ServedModel
 
 PLACE = "/reading/"
@@ -71,29 +70,25 @@ def surprise(model: ServedModel, text: str) -> str:
 PAGES: dict[str, Callable[[ServedModel, str], str]] = {"attention": attention, "surprise": surprise}
 
 
-def routes(read_json: Callable[[Request], Any]) -> list[Route]:
-    """The paths.
-
-    Args:
-        read_json: the object in the body of a request.
-    """
-
-    async def make(request: Request) -> Response:
-        """Make a page of the text under "prompt", and tell its path."""
-        service, content = request.app.state.service, await read_json(request)
-        text, kind = content.get("prompt"), content.get("page", "attention")
-        if not (isinstance(text, str) and text):
-            raise UserError("prompt must be a text that is not empty.")
-        if not (isinstance(kind, str) and kind in PAGES):
-            raise UserError(f"page must be {' or '.join(PAGES)}, not {str(kind)[:40]!r}.")
-        model, readings = await service.model(), service.readings
-        if readings.making.locked():
-            raise FullError("Another page is being made; try again in a moment.")
-        async with readings.making:
-            page = await run_in_threadpool(PAGES[kind], model, text)
-        return JSONResponse({"path": PLACE + readings.keep(page)}, 201)
-
+def routes() -> list[Route]:
+    """The paths."""
     return [Route(PLACE[:-1], make, methods=["POST"]), Route(PLACE + "{name}", show)]
+
+
+async def make(request: Request) -> Response:
+    """Make a page of the text under "prompt", and tell its path."""
+    service, content = request.app.state.service, await read_json(request)
+    text, kind = content.get("prompt"), content.get("page", "attention")
+    if not (isinstance(text, str) and text):
+        raise UserError("prompt must be a text that is not empty.")
+    if not (isinstance(kind, str) and kind in PAGES):
+        raise UserError(f"page must be {' or '.join(PAGES)}, not {str(kind)[:40]!r}.")
+    model, readings = await service.model(), service.readings
+    if readings.making.locked():
+        raise FullError("Another page is being made; try again in a moment.")
+    async with readings.making:
+        page = await run_in_threadpool(PAGES[kind], model, text)
+    return JSONResponse({"path": PLACE + readings.keep(page)}, 201)
 
 
 async def show(request: Request) -> Response:
