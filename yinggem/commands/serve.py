@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     limits = Limits(options.max_prompt, options.max_tokens, options.timeout)
     service = Service(source, metrics, limits, options.name)
     server.config.app = make_app(service, options.host, options.allow_host, options.api_key, options.cors)
-    for number_ in (signal.SIGTERM, signal.SIGINT):  # which uvicorn passes on once all is finished
-        signal.signal(number_, lambda *_: None)
+    for number_ in (signal.SIGTERM, signal.SIGINT):  # what comes before uvicorn listens for it, and is passed on after
+        signal.signal(number_, lambda *_: setattr(server, "should_exit", True))
     server.run(sockets=[listening])
     source.close()
     if source.failure:
