@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.evaluation import Evaluation, evaluation_rows
+from yinggem.inference.evaluation import Evaluation, Hear, counted_up, evaluation_rows
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokens.windows import Ids
@@ -44,6 +44,7 @@ def evaluate_with_counting(
     batch_size: int,
     memory: NgramMemory,
     adaptive: bool = False,
+    hear: Hear | None = None,
 ) -> Comparison:
     """As `yinggem.inference.evaluation.evaluate`, by the network, by counting, and by both.
 
@@ -51,6 +52,7 @@ def evaluate_with_counting(
         memory: of the training text; what stands before a token in its window is counted as well.
         adaptive: count what was read of `ids` with the training text, as compressors do: all before the window but
             the last part in PARTS at most, and the window. The network reads windows all the same.
+        hear: is told of every token in its order, by both together.
 
     Raises:
         UserError: there is nothing to predict; `adaptive` with more than MOST_ADAPTIVE tokens.
@@ -63,7 +65,7 @@ def evaluate_with_counting(
             known, counted_to = memory.reading_on(ids[: read + 1]), read
         block = torch.from_numpy(rows).to(device)
         nats = model.loss(block[:, :-1], block[:, 1:], reduction="none").cpu().double().numpy()
-        total += compared(rows, nats, token_bytes, known, counted)
+        total += compared(rows, nats, token_bytes, known, counted, hear)
         read += rows[:, 1:].size
     return total
 
@@ -74,14 +76,16 @@ def compared(
     token_bytes: np.ndarray,
     memory: NgramMemory,
     counted: np.ndarray | None = None,
+    hear: Hear | None = None,
 ) -> Comparison:
     """Of rows[:, 1:] in `rows` (B, T + 1) of ids.
 
     Args:
         nats: (B, T) float64, the network's.
         counted: (B, T) booleans, the targets that count; None: all.
+        hear: is told of them, by both together.
     """
     alone, together = memory.score(rows, nats)
-    targets, *parts = (x if counted is None else x[counted] for x in (rows[:, 1:], nats, alone, together))
-    tokens, size = targets.size, int(token_bytes[targets].sum(dtype=np.int64))
-    return Comparison(*(Evaluation(float(each.sum()), tokens, size) for each in parts))
+    if hear:
+        hear(rows[:, 1:], together, counted)
+    return Comparison(*(counted_up(rows[:, 1:], each, token_bytes, counted) for each in (nats, alone, together)))

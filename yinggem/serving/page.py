@@ -58,7 +58,7 @@ async def show(request: Request) -> Response:
 async def settings(request: Request) -> Response:
     """What can be set, and within which bounds."""
     service = request.app.state.service
-    return JSONResponse(settings_of(service.model(), service.limits))
+    return JSONResponse(settings_of(await service.model(), service.limits))
 
 
 def settings_of(model: ServedModel, limits: Limits) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import { complete, get, Places, stream } from "/client.js";
 import { codePoints, Editor, surprise } from "/editor.js";
 import { Panel } from "/panel.js";
+import { readings } from "/reading.js";
 import { showRun } from "/run.js";
 
 const $ = (id) => document.getElementById(id);
@@ -59,7 +60,7 @@ function save() {
 }
 
 function refresh() {
-  for (const id of ["continue", "tint", "new"]) $(id).disabled = Boolean(running);
+  for (const id of ["continue", "tint", "reading", "new"]) $(id).disabled = Boolean(running);
   $("stop").disabled = !running;
   $("undo").disabled = running || !history.past.length;
   $("redo").disabled = running || !history.future.length;
@@ -210,6 +211,17 @@ function tint() {
   });
 }
 
+function read() {
+  const { text } = editor.state, place = $("readings");
+  if (!text) return say("There is no text to read yet.");
+  return during(async (signal) => {
+    say("Reading ... (the first time takes some seconds)");
+    place.replaceChildren();
+    await readings(text, signal, (link) => place.append(link));
+    say("These pages are of the text as it stands now.");
+  });
+}
+
 // What is known of a token: how likely it was, and what else could have stood there.
 function tell(index) {
   const token = editor.state.tokens[index];
@@ -286,7 +298,7 @@ const KEYS = [
 ];
 
 function listen() {
-  const actions = { continue: proceed, stop: () => running?.abort(), retry, tint, new: anew };
+  const actions = { continue: proceed, stop: () => running?.abort(), retry, tint, reading: read, new: anew };
   for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
   $("undo").addEventListener("click", () => travel(history.past, history.future));
   $("redo").addEventListener("click", () => travel(history.future, history.past));
