@@ -15,15 +15,19 @@
 
 #define _GNU_SOURCE
 #include <float.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#if defined(__wasm__)
+#include "freestanding.h"
+#else
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#endif
 
 enum {
     VERSION = 2,   /* of the functions at the end: the Python side refuses another */
@@ -93,6 +97,9 @@ typedef struct {
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #include "kernels_neon.h"
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#include "kernels_wasm.h"
 #endif
 
 /* The kernels of this name, if this processor has what they need; of no name, the best it can run. NULL: there are none. */
@@ -107,6 +114,8 @@ static const Kernels *find_kernels(const char *name) {
     if (count == 3 && __builtin_cpu_supports("avx512vnni")) known[count++] = &kernels_avx512vnni;
 #elif defined(__aarch64__)
     known[count++] = &kernels_neon;
+#elif defined(__wasm_simd128__)
+    known[0] = &kernels_wasm; /* every browser has it: the others would only make the file larger */
 #endif
     for (int i = count - 1; i >= 0; i--)
         if (!name || !*name || !strcmp(known[i]->name, name)) return known[i];

@@ -1,8 +1,9 @@
 // The page: one text that is written together.
 
-import { complete, get, Places, stream } from "/client.js";
+import { complete, get, key, open, stream } from "/backend.js";
 import { codePoints, Editor, surprise } from "/editor.js";
 import { Panel } from "/panel.js";
+import { Places } from "/places.js";
 import { showRun } from "/run.js";
 
 const $ = (id) => document.getElementById(id);
@@ -51,7 +52,7 @@ function travel(from, to) {
 function save() {
   try {
     const { text, written } = editor.state;
-    localStorage.setItem("text", JSON.stringify({ text, written }));
+    localStorage.setItem(key("text"), JSON.stringify({ text, written }));
     kept = true;
   } catch {
     kept = false;
@@ -246,9 +247,9 @@ function instead(token, name) {
   proceed();
 }
 
-async function ask(question, key = false) {
+async function ask(question, forKey = false) {
   $("question").textContent = question;
-  $("key-line").hidden = !key;
+  $("key-line").hidden = !forKey;
   $("ask").returnValue = "no";
   $("ask").showModal();
   await new Promise((done) => { $("ask").addEventListener("close", done, { once: true }); });
@@ -309,19 +310,17 @@ function listen() {
   addEventListener("beforeunload", (event) => { if (running || !kept) event.preventDefault(); });
 }
 
-async function start() {
-  try {
+function start() {
+  return during(async () => {
+    await open(say);
     panel.build((await get("/settings")).sliders);
     showRun(await get("/run"));
-  } catch (error) {
-    if (error.status === 401) askForKey();
-    else say(error.message, true);
-  }
+  });
 }
 
 listen();
 try {
-  const before = JSON.parse(localStorage.getItem("text") ?? "null");
+  const before = JSON.parse(localStorage.getItem(key("text")) ?? "null");
   if (before) editor.set({ text: String(before.text), tokens: [], written: before.written });
 } catch { /* another version's; it begins anew */ }
 refresh();

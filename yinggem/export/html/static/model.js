@@ -1,0 +1,151 @@
+// The model in WebAssembly: its weights come from a stream, and texts are its rows.
+
+import { Tokenizer } from "/tokenizers.js";
+
+const BLOCK = 64; // ids that are read at once
+const TEXTS = 16; // side by side, as in wasm.c
+
+// Takes so many bytes at a time from a stream.
+class Reader {
+  constructor(stream) {
+    Object.assign(this, { reader: stream.getReader(), part: new Uint8Array(0), taken: 0 });
+  }
+
+  async into(target) {
+    for (let filled = 0; filled < target.length;) {
+      if (!this.part.length) {
+        const { value, done } = await this.reader.read();
+        if (done) throw new Error("This file is incomplete; copy it again.");
+        this.part = value;
+      }
+      const some = this.part.subarray(0, target.length - filled);
+      target.set(some, filled);
+      filled += some.length;
+      this.taken += some.length;
+      this.part = this.part.subarray(some.length);
+    }
+    return target;
+  }
+
+  async end() {
+    if (!(await this.reader.read()).done) throw new Error("This file holds more than its model; copy it again.");
+  }
+
+  take = (size) => this.into(new Uint8Array(size));
+
+  async json() {
+    const size = new DataView((await this.take(4)).buffer).getUint32(0, true);
+    return JSON.parse(new TextDecoder().decode(await this.take(size)));
+  }
+}
+
+// The inverse of yinggem/export/html/contents.py. told(share) hears how much is there.
+export async function openModel(stream, told = () => {}) {
+  const reader = new Reader(stream), header = await reader.json();
+  const { sin, cos, exp, log, pow } = Math;
+  const made = await WebAssembly.instantiate(await reader.take(header.wasm), { page: { sin, cos, exp, log, pow } });
+  const tokens = [];
+  for (const size of await reader.take(header.vocabulary)) tokens.push(await reader.take(size));
+  const model = new Model(made.instance.exports, header, new Tokenizer(header.tokenizer, tokens));
+  for (const part of header.parts) {
+    await model.load(reader, part);
+    told(reader.taken / header.total);
+  }
+  await reader.end(); // here the checksum is compared
+  return model;
+}
+
+export class Model {
+  constructor(c, header, tokenizer) {
+    Object.assign(this, { c, header, tokenizer, free: Array.from({ length: TEXTS }, (_, row) => row) });
+    const turns = this.copy(Float32Array.from(header.frequencies));
+    this.engine = c.page_open(...header.shape, turns);
+    c.page_release(turns);
+    if (!this.engine) throw new Error("There is not enough memory for this model.");
+    this.ids = this.allocate(4 * BLOCK);
+  }
+
+  get vocabulary() {
+    return this.tokenizer.tokens.length;
+  }
+
+  // Memory may have grown, and every view of it is empty then.
+  floats = (place, count) => new Float32Array(this.c.memory.buffer, place, count);
+  integers = (place, count) => new Int32Array(this.c.memory.buffer, place, count);
+
+  allocate(size) {
+    const place = this.c.page_allocate(size);
+    if (!place) throw new Error("There is not enough memory for this model.");
+    return place;
+  }
+
+  copy(numbers) {
+    const bytes = new Uint8Array(numbers.buffer), place = this.allocate(bytes.length);
+    new Uint8Array(this.c.memory.buffer, place, bytes.length).set(bytes);
+    return place;
+  }
+
+  // A matrix (kind 2 or 3: int8, int4) or a norm: which, layer, and the bytes of each of its arrays, 0 for those it lacks.
+  async load(reader, { which, layer, kind, sizes }) {
+    const places = [];
+    for (const size of sizes) {
+      places.push(size ? this.allocate(size) : 0);
+      if (size) await reader.into(new Uint8Array(this.c.memory.buffer, places.at(-1), size));
+    }
+    const failed = kind === undefined
+      ? this.c.engine_norm(this.engine, which, layer, ...places)
+      : this.c.engine_matrix(this.engine, which, layer, kind, kind, ...places);
+    places.forEach((place) => this.c.page_release(place));
+    if (failed) throw new Error("There is not enough memory for this model.");
+  }
+
+  take(count) {
+    if (this.free.length < count) throw new Error(`So many texts at once are too many; at most ${this.free.length} more can be made.`);
+    return this.free.splice(0, count);
+  }
+
+  giveBack(rows) {
+    this.free.push(...rows);
+  }
+
+  reset = (row) => this.c.engine_reset(this.engine, row);
+
+  // Continue a row by up to BLOCK ids -> where the logits are of the last, or of each, `stride` numbers apart.
+  read(row, ids, all = false) {
+    this.integers(this.ids, ids.length).set(ids);
+    const place = this.c.page_read(this.engine, row, this.ids, ids.length, Number(all));
+    if (!place) throw new Error("There is not enough memory to continue this text.");
+    return place;
+  }
+
+  // The logits (vocabulary) of what follows a row, until the next call.
+  logits(row) {
+    const place = this.c.page_logits(this.engine, row);
+    if (!place) throw new Error("There is not enough memory to continue this text.");
+    return this.floats(place, this.vocabulary);
+  }
+
+  // Those of every id of a block that a row was continued by.
+  blockLogits(place, number) {
+    return this.floats(place + 4 * number * this.c.page_stride(this.engine), this.vocabulary);
+  }
+
+  // Let other rows be the text of the first.
+  copyRow(from, to) {
+    if (this.c.engine_copy(this.engine, from, to)) throw new Error("There is not enough memory for so many texts.");
+  }
+
+  // Draw and keep the next id. `text`: where its ids are, of which there are `length`, `drawn` of them drawn.
+  draw(row, text, length, drawn, seed, s) {
+    const status = this.c.page_draw(
+      this.engine, row, text, BigInt(length), BigInt(drawn), seed, s.temperature, s.top_p ?? 1, s.min_p ?? 0, s.typical_p ?? 1,
+      s.repetition_penalty, BigInt(s.repetition_window ?? -1), Math.min(s.top_k ?? 0, this.vocabulary), s.no_repeat_ngram_size,
+      this.tokenizer.end ?? -1,
+    );
+    if (status === 3) throw new Error("The model's output is NaN or infinite: its training diverged.");
+    if (status) throw new Error("There is not enough memory to continue this text.");
+    return this.integers(text + 4 * length, 1)[0];
+  }
+}
+
+export { BLOCK };
