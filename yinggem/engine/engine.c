@@ -531,8 +531,8 @@ static void begin(Engine *e, int number, int thread) {
     look_up(&e->embedding, token->id, e->x + (size_t)number * e->x_stride);
     int half = e->head_size / 2;
     for (int i = 0; i < half; i++) {
-        float angle = (float)token->position * e->frequencies[i];
-        e->cosine[number * half + i] = cosf(angle), e->sine[number * half + i] = sinf(angle);
+        float angle = (float)token->position * e->frequencies[i]; /* sinf is not the same everywhere */
+        e->cosine[number * half + i] = (float)cos((double)angle), e->sine[number * half + i] = (float)sin((double)angle);
     }
 }
 

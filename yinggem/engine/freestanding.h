@@ -13,8 +13,6 @@ FROM_PAGE("cos") double cos(double);
 FROM_PAGE("exp") double exp(double);
 FROM_PAGE("log") double log(double);
 FROM_PAGE("pow") double pow(double, double);
-static inline float sinf(float x) { return (float)sin((double)x); }
-static inline float cosf(float x) { return (float)cos((double)x); }
 static inline float fabsf(float x) { return __builtin_fabsf(x); }
 static inline double fabs(double x) { return __builtin_fabs(x); }
 static inline float rintf(float x) { return __builtin_rintf(x); }
