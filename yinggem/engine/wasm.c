@@ -34,6 +34,24 @@ const float *page_logits(Engine *e, int row) {
     return e->rows[row].logits;
 }
 
+/* What a token may be after these logits: the ids of the likeliest, at most `tops`, their log-probabilities, and behind them
+ * that of `id`. How many there are. */
+int page_tell(Engine *e, const float *logits, int id, int tops, int32_t *ids, float *logs) {
+    int n = e->shape.vocab, found = 0;
+    float highest = e->kernels->highest(logits, n);
+    memcpy(e->probabilities, logits, (size_t)n * sizeof(float));
+    float total = highest + (float)log((double)e->kernels->exponentials(e->probabilities, n, highest, 1));
+    for (int other = 0; other < n && tops; other++) {
+        if (found == tops && logits[other] <= logits[ids[found - 1]]) continue;
+        int at = found < tops ? found++ : tops - 1;
+        for (; at && logits[ids[at - 1]] < logits[other]; at--) ids[at] = ids[at - 1];
+        ids[at] = other;
+    }
+    for (int i = 0; i < found; i++) logs[i] = logits[ids[i]] - total;
+    logs[found] = logits[id] - total;
+    return found;
+}
+
 /* Draw the next id of a text that is `length` ids long, `start` of them drawn, and write it behind them: a Status. */
 int page_draw(Engine *e, int row, int32_t *text, int64_t length, int64_t start, uint64_t seed, float temperature, float top_p,
               float min_p, float typical_p, float penalty, int64_t window, int top_k, int ngram, int spared) {

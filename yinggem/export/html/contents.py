@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import tiktoken
 import torch
 
 from yinggem.engine.build_wasm import WASM
@@ -20,7 +21,7 @@ from yinggem.inference.sampling import Sampling
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.serving.page_facts import model_facts, run_facts, setting_default, sliders
-from yinggem.text.tokenizer import GPT2Tokenizer, Tokenizer
+from yinggem.text.tokenizer import BPETokenizer, GPT2Tokenizer, Tokenizer
 
 MOST_TOKENS = 10_000  # of a continuation
 MOST_TEXTS = 8  # continuations of one setting
@@ -107,13 +108,27 @@ def _shape(config: ModelConfig) -> list[float]:
 def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """What static/tokenizers.js needs beside the tokens; no text comes to GPT-2's own `<|endoftext|>` either."""
     marks = (tokenizer.end_id is not None or tokenizer.name == GPT2Tokenizer.name) + (tokenizer.turn_id is not None)
+    pairs = tokenizer.name in (BPETokenizer.name, GPT2Tokenizer.name)
     return {
         "kind": tokenizer.name,
         "end": tokenizer.end_id,
         "turn": tokenizer.turn_id,
         "template": tokenizer.template,
         "ordinary": tokenizer.vocab_size - marks,
+        "letters": ranges_of(r"\p{L}") if pairs else "",
+        "digits": ranges_of(r"\p{N}") if pairs else "",
     }
+
+
+def ranges_of(pattern: str) -> str:
+    r"""The characters that tiktoken takes for those of a class, as JavaScript writes them: \u{41}-\u{5a} ..."""
+    bytes_alone = {bytes([byte]): byte for byte in range(256)}
+    encoding = tiktoken.Encoding("class", pat_str=pattern, mergeable_ranks=bytes_alone, special_tokens={})
+    every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    found = np.frombuffer(bytes(encoding.encode_ordinary(every)).decode().encode("utf-32-le"), "<u4").astype(np.int64)
+    breaks = np.flatnonzero(np.diff(found) > 1)
+    firsts, lasts = found[np.r_[0, breaks + 1]], found[np.r_[breaks, len(found) - 1]]
+    return "".join(f"\\u{{{first:x}}}-\\u{{{last:x}}}" for first, last in zip(firsts, lasts, strict=True))
 
 
 def bounds(tokenizer_name: str) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,8 @@ import { Tokenizer } from "/tokenizers.js";
 
 const BLOCK = 64; // ids that are read at once
 const TEXTS = 16; // side by side, as in wasm.c
+const TOPS = 20; // likeliest tokens that can be told
+const LEAST = -9999; // in the place of minus infinity
 
 // Takes so many bytes at a time from a stream.
 class Reader {
@@ -63,6 +65,11 @@ export class Model {
     c.page_release(turns);
     if (!this.engine) throw new Error("There is not enough memory for this model.");
     this.ids = this.allocate(4 * BLOCK);
+    this.logs = this.allocate(4 * (TOPS + 1));
+  }
+
+  get stride() {
+    return 4 * this.c.page_stride(this.engine);
   }
 
   get vocabulary() {
@@ -110,7 +117,7 @@ export class Model {
 
   reset = (row) => this.c.engine_reset(this.engine, row);
 
-  // Continue a row by up to BLOCK ids -> where the logits are of the last, or of each, `stride` numbers apart.
+  // Continue a row by up to BLOCK ids -> where the logits are of the last, or of each, `stride` bytes apart.
   read(row, ids, all = false) {
     this.integers(this.ids, ids.length).set(ids);
     const place = this.c.page_read(this.engine, row, this.ids, ids.length, Number(all));
@@ -118,16 +125,18 @@ export class Model {
     return place;
   }
 
-  // The logits (vocabulary) of what follows a row, until the next call.
+  // Where the logits (vocabulary) are of what follows a row, until the next call.
   logits(row) {
     const place = this.c.page_logits(this.engine, row);
     if (!place) throw new Error("There is not enough memory to continue this text.");
-    return this.floats(place, this.vocabulary);
+    return place;
   }
 
-  // Those of every id of a block that a row was continued by.
-  blockLogits(place, number) {
-    return this.floats(place + 4 * number * this.c.page_stride(this.engine), this.vocabulary);
+  // The log-probability of an id after these logits, and the likeliest ids with theirs.
+  tell(logits, id, tops) {
+    const count = this.c.page_tell(this.engine, logits, id, Math.min(tops, TOPS), this.ids, this.logs);
+    const ids = this.integers(this.ids, count), logs = this.floats(this.logs, count + 1).map((log) => Math.max(log, LEAST));
+    return { logprob: logs[count], likeliest: Array.from(ids, (one, k) => [one, logs[k]]) };
   }
 
   // Let other rows be the text of the first.

@@ -3,7 +3,6 @@
 import { Decoder } from "/tokenizers.js";
 import { BLOCK } from "/model.js";
 
-const LEAST = -9999; // in the place of minus infinity
 const BETWEEN = "\n\n"; // two documents, where a text goes on behind one
 
 // Passes text on up to the stop string that is complete first; what may still become one is held back.
@@ -38,35 +37,18 @@ function overlap(text, stop) {
   return 0;
 }
 
-// The log-probability of an id, and the likeliest ids with theirs.
-export function logProbabilities(logits, id, tops) {
-  let highest = -Infinity, sum = 0;
-  for (const value of logits) if (value > highest) highest = value;
-  for (const value of logits) sum += Math.exp(value - highest);
-  const total = highest + Math.log(sum), likeliest = []; // in descending order
-  for (let other = 0, least = -Infinity; other < logits.length && tops; other++) {
-    if (logits[other] <= least) continue;
-    let at = likeliest.length;
-    while (at && logits[likeliest[at - 1]] < logits[other]) at--;
-    likeliest.splice(at, 0, other);
-    if (likeliest.length > tops) likeliest.pop();
-    if (likeliest.length === tops) least = logits[likeliest.at(-1)];
-  }
-  const log = (one) => Math.max(logits[one] - total, LEAST);
-  return { logprob: log(id), likeliest: likeliest.map((one) => [one, log(one)]) };
-}
-
 // The tokens of a text, with their places in it.
 class TokenLog {
-  constructor(tokenizer, tops) {
-    Object.assign(this, { tokenizer, tops, decoder: new Decoder(), tokens: [], given: 0 });
+  constructor(model, tops) {
+    Object.assign(this, { model, tops, decoder: new Decoder(), tokens: [], given: 0 });
   }
 
+  // The next id, and where the logits are that it is of; null where nothing stands before it.
   add(id, logits) {
-    const { names, tokens } = this.tokenizer, { place } = this.decoder.push(tokens[id]);
+    const { names, tokens } = this.model.tokenizer, { place } = this.decoder.push(tokens[id]);
     const token = { name: names[id], offset: place, logprob: null, top: null };
-    if (logits) {
-      const { logprob, likeliest } = logProbabilities(logits, id, this.tops);
+    if (logits !== null) {
+      const { logprob, likeliest } = this.model.tell(logits, id, this.tops);
       token.logprob = logprob;
       token.top = Object.fromEntries([...likeliest, [id, logprob]].map(([one, log]) => [names[one], log]));
     }
@@ -96,7 +78,7 @@ export class Sample {
     model.integers(this.text, ids.length).set(ids);
     this.decoder = new Decoder();
     this.stops = new StopStrings(wish.stops);
-    this.log = wish.logprobs === null ? null : new TokenLog(model.tokenizer, wish.logprobs);
+    this.log = wish.logprobs === null ? null : new TokenLog(model, wish.logprobs);
   }
 
   // A choice of the protocol: the text that is certain by now, and why it ended, if it did.
@@ -148,14 +130,14 @@ export async function read(model, row, ids, pause) {
 
 // The log-probabilities of a text that is given.
 export async function score(model, row, text, { ids, unseen }, tops, pause) {
-  const log = new TokenLog(model.tokenizer, tops);
+  const log = new TokenLog(model, tops);
   if (!unseen) log.add(ids[0], null); // nothing stands before it
   model.reset(row);
   for (let from = 0; from < ids.length; from += BLOCK) {
     const block = ids.slice(from, from + BLOCK), place = model.read(row, block, true);
     block.forEach((_, k) => {
       const next = from + k + 1;
-      if (next >= unseen && next < ids.length) log.add(ids[next], model.blockLogits(place, k));
+      if (next >= unseen && next < ids.length) log.add(ids[next], place + k * model.stride);
     });
     await pause();
   }

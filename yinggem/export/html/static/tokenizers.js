@@ -1,18 +1,24 @@
 // Text to ids and back, the same ids as yinggem/text/tokenizer.py on any text: bytes, characters, byte-pair encoding.
 
 const PIECE = 1 << 16; // characters that are split at once, as in yinggem/text/bpe.py
-// GPT-2's split pattern. White space is Unicode's, which JavaScript's own \s is not quite.
-const SPLIT = /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+$|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}/gu;
+// GPT-2's split pattern. White space is Unicode's, which JavaScript's own \s is not quite; which characters are letters and
+// which digits comes with the model, for browsers know other versions of Unicode than tiktoken.
+const splitter = (letters, digits) => new RegExp(
+  `'(?:[sdmt]|ll|ve|re)| ?[${letters}]+| ?[${digits}]+| ?[^\\p{White_Space}${letters}${digits}]+`
+  + "|\\p{White_Space}+$|\\p{White_Space}+(?!\\P{White_Space})|\\p{White_Space}", "gu",
+);
 const SOLID = /[^\p{White_Space}\x1c-\x1f]/u; // what Python's \S is
 
 const utf8 = new TextEncoder();
 
 export class Tokenizer {
   // kind: "byte", "char", "bpe" or "gpt2"; tokens: the bytes of every id; end, turn: ids of marks, or null.
-  constructor({ kind, end, turn, template, ordinary }, tokens) {
+  constructor({ kind, end, turn, template, ordinary, letters, digits }, tokens) {
     Object.assign(this, { kind, end, turn, template, tokens });
     this.names = tokens.map((bytes, id) => (bytes.length ? name(bytes) : `<${id}>`));
-    this.encode = { byte: encodeBytes, char: characterEncoder(tokens, ordinary) }[kind] ?? pairEncoder(tokens, ordinary);
+    if (kind === "byte") this.encode = (text) => [...utf8.encode(text)];
+    else if (kind === "char") this.encode = characterEncoder(tokens, ordinary);
+    else this.encode = pairEncoder(tokens, ordinary, splitter(letters, digits));
   }
 
   // The ids that a prompt begins with, at least one; `unseen` of them stand before its text.
@@ -46,8 +52,6 @@ function name(bytes) {
     return `bytes:${[...bytes].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
   }
 }
-
-const encodeBytes = (text) => [...utf8.encode(text)];
 
 function characterEncoder(tokens, ordinary) {
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -83,11 +87,11 @@ const binary = (bytes) => {
   return text;
 };
 
-function pairEncoder(tokens, ordinary) {
+function pairEncoder(tokens, ordinary, split) {
   const ranks = new Map(tokens.slice(0, ordinary).map((bytes, id) => [binary(bytes), id]));
   return (text) => {
     const ids = [];
-    for (const piece of pieces(text)) for (const [part] of piece.matchAll(SPLIT)) merge(binary(utf8.encode(part)), ranks, ids);
+    for (const piece of pieces(text)) for (const [part] of piece.matchAll(split)) merge(binary(utf8.encode(part)), ranks, ids);
     return ids;
   };
 }
