@@ -3,6 +3,7 @@
 #   make test    every test, in as many workers as there are cores
 #   make fast    the tests of about a second each, for the minute between two edits
 #   make soak    the slow tests at full length: more kills, more steps, more random command lines
+#   make wasm    the engine for browsers, after a change of its C: needs clang and wasm-ld (Debian: clang, lld)
 #   make sanitize  the engine's C under AddressSanitizer, UBSan and ThreadSanitizer, and on an emulated ARM
 #   make peers   comparisons with heavy packages, which this installs
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 ENGINE := $(wildcard yinggem/engine/*.[ch])
 PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-.PHONY: train test fast soak sanitize peers check clean
+.PHONY: train test fast soak wasm sanitize peers check clean
 
 train: .venv/.installed
 	$(BIN)/python train.py
@@ -24,6 +25,9 @@ fast: .venv/.dev
 
 soak: .venv/.dev
 	YINGGEM_SOAK=1 $(PYTEST) -m slow
+
+wasm: .venv/.dev
+	$(BIN)/python -m yinggem.engine.build_wasm
 
 sanitize: .venv/.dev
 	YINGGEM_SOAK=1 $(BIN)/python -m pytest -rs tests/engine/test_sanitizers.py

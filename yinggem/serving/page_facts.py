@@ -35,9 +35,7 @@ def sliders(tokenizer_name: str, has_memory: bool, most_tokens: int) -> list[dic
     if has_memory:
         meaning = "how much what counting knows of the training text is believed; 0 is the network alone"
         found.append(_slider("memory", meaning, 0, MOST_SHARE, 0.05, 1))
-        found.append(
-            _slider("max_copy", "repeat at most N words of the training text in a row; 0 is off", 0, 40, 1, 0)
-        )
+        found.append(_slider("max_copy", "repeat at most N words of the training text in a row; 0 is off", 0, 40, 1, 0))
     found.append(_slider("max_tokens", "how long a continuation is", 1, min(500, most_tokens), 1, 60))
     return found
 

@@ -1,8 +1,9 @@
 """What an exported page holds beside its code, as one stream of bytes, which static/model.js reads in the same order.
 
-    uint32 N | N bytes of JSON | engine.wasm | uint8 (V), the lengths of all tokens | their bytes | arrays of weights
+uint32 N | N bytes of JSON | engine.wasm | uint8 (V), the lengths of all tokens | their bytes | arrays of weights
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def _header(source: Source) -> dict[str, Any]:
     return {
         "shape": _shape(config),
         "frequencies": rotary_frequencies(config).tolist(),
-        "tokenizer": _tokenizer(tokenizer),
+        "tokenizer": tokenizer_facts(tokenizer),
         "bounds": [*bounds(tokenizer.name)],
         "settings": {"sliders": sliders(tokenizer.name, False, MOST_TOKENS)},
         "run": run | model_facts(config, tokenizer, source.step, "WebAssembly"),
@@ -105,7 +106,7 @@ def _shape(config: ModelConfig) -> list[float]:
     return [*sizes, *kinds, config.rms_norm_eps]
 
 
-def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     """What static/tokenizers.js needs beside the tokens; no text comes to GPT-2's own `<|endoftext|>` either."""
     marks = (tokenizer.end_id is not None or tokenizer.name == GPT2Tokenizer.name) + (tokenizer.turn_id is not None)
     pairs = tokenizer.name in (BPETokenizer.name, GPT2Tokenizer.name)
@@ -120,6 +121,7 @@ def _tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def ranges_of(pattern: str) -> str:
     r"""The characters that tiktoken takes for those of a class, as JavaScript writes them: \u{41}-\u{5a} ..."""
     bytes_alone = {bytes([byte]): byte for byte in range(256)}
@@ -135,7 +137,9 @@ def bounds(tokenizer_name: str) -> Iterator[dict[str, Any]]:
     """What a request may hold: the checks of `Sampling`, as data."""
     for one in fields(Sampling):
         check, value = one.metadata["check"], setting_default(one.name, tokenizer_name)
-        kept = {"low": 0, "high": None} | {name: check.keywords[name] for name in ("low", "high") if name in check.keywords}
+        kept = {"low": 0, "high": None} | {
+            name: check.keywords[name] for name in ("low", "high") if name in check.keywords
+        }
         exclusive = "low" in check.keywords.get("excluded", "")
         yield {"name": one.name, **kept, "whole": one.metadata["whole"], "exclusive": exclusive, "value": value}
     whole = {"whole": True, "exclusive": False, "value": 1}

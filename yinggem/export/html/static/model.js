@@ -6,6 +6,7 @@ const BLOCK = 64; // ids that are read at once
 const TEXTS = 16; // side by side, as in wasm.c
 const TOPS = 20; // likeliest tokens that can be told
 const LEAST = -9999; // in the place of minus infinity
+const DAMAGED = "This file is damaged or incomplete; copy it again.";
 
 // Takes so many bytes at a time from a stream.
 class Reader {
@@ -16,8 +17,8 @@ class Reader {
   async into(target) {
     for (let filled = 0; filled < target.length;) {
       if (!this.part.length) {
-        const { value, done } = await this.reader.read();
-        if (done) throw new Error("This file is incomplete; copy it again.");
+        const { value, done } = await this.next();
+        if (done) throw new Error(DAMAGED);
         this.part = value;
       }
       const some = this.part.subarray(0, target.length - filled);
@@ -29,8 +30,16 @@ class Reader {
     return target;
   }
 
+  async next() {
+    try {
+      return await this.reader.read();
+    } catch {
+      throw new Error(DAMAGED); // it was not what could be unpacked, or the checksum is another
+    }
+  }
+
   async end() {
-    if (!(await this.reader.read()).done) throw new Error("This file holds more than its model; copy it again.");
+    if (!(await this.next()).done) throw new Error(DAMAGED);
   }
 
   take = (size) => this.into(new Uint8Array(size));

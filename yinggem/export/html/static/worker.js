@@ -20,8 +20,8 @@ function begin() {
     model = opened;
     postMessage({ ready: { settings: model.header.settings, run: model.header.run } });
   }).catch((error) => {
-    const damaged = error instanceof TypeError || error instanceof DOMException; // what a stream says of what it unpacks
-    postMessage({ failed: damaged ? "This file is damaged or incomplete; copy it again." : error.message });
+    const ours = error.constructor === Error; // the others are of what JavaScript made of the bytes, or could not make
+    postMessage({ failed: ours ? error.message : `This file is damaged, or this browser is too old (${error.message}).` });
   });
 }
 
