@@ -1,6 +1,5 @@
 """Fixtures shared by all tests, and what makes them independent of the machine and of each other."""
 
-import gc
 import os
 import signal
 from pathlib import Path
@@ -32,9 +31,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector, which training calls often, need not walk through it."""
-    gc.collect()
-    gc.freeze()
+    import shortcuts  # noqa: F401 - for its effect
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -18,12 +18,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # Nothing of ours: processes run other copies of the package too.
 IMPORTED = ["torch", "lightning.pytorch", "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "hydra.main",
             "hydra.utils", "matplotlib.figure", "torch.utils.tensorboard", "torch.distributed.fsdp",
-            "prefork_freeze"]  # fmt: skip
+            "shortcuts"]  # fmt: skip
 ROOT = Path(__file__).parent.parent
 TESTS = {str(ROOT / "tests"), str(ROOT / "tests" / "faults"), ""}
 PATH = [place for place in sys.path if place not in TESTS]  # before any test has added to it
@@ -37,10 +37,24 @@ class Forked:
     Args:
         words: what follows `python` on a command line: a script, or -m and a module, or -c and code; then arguments.
         out, err: where it prints.
+        handlers: of signals that it is started with, as `nohup` does.
+        limits: of resources, as `ulimit` sets them.
+        session: whether it leads a session of its own, with the processes that it starts.
     """
 
-    def __init__(self, words: Sequence[object], cwd: object, env: dict[str, str], out: IO, err: IO) -> None:
-        arguments = [str(word) for word in words], str(cwd or os.getcwd()), dict(env), out.name, err.name, PATH
+    def __init__(
+        self,
+        words: Sequence[object],
+        cwd: object,
+        env: dict[str, str],
+        out: IO,
+        err: IO,
+        handlers: dict[int, signal.Handlers] | None = None,
+        limits: dict[int, tuple[int, int]] | None = None,
+        session: bool = False,
+    ) -> None:
+        begin = handlers or {}, limits or {}, session
+        arguments = [str(word) for word in words], str(cwd or os.getcwd()), dict(env), out.name, err.name, PATH, begin
         self._process = SERVER.Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid or 0
@@ -79,7 +93,9 @@ def run(
     return subprocess.CompletedProcess([str(word) for word in words], status, *told)
 
 
-def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str, path: list[str]) -> None:
+def _run(
+    words: list[str], cwd: str, env: dict[str, str], out: str, err: str, path: list[str], begin: tuple[Any, Any, bool]
+) -> None:
     """Become what `python *words` would be, with `path` to import from beside what `env` says."""
     for number, (name, flags) in enumerate(((os.devnull, os.O_RDONLY), (out, os.O_WRONLY), (err, os.O_WRONLY))):
         opened = os.open(name, flags | os.O_APPEND)
@@ -96,6 +112,7 @@ def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str, pa
     os.environ.update(env)
     time.tzset()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _begin(*begin)
     safe = ["", *env.get("PYTHONPATH", "").split(os.pathsep)]
     first = str(Path(words[0]).parent) if words[0].endswith(".py") else cwd
     sys.path[:] = [
@@ -121,3 +138,16 @@ def _run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str, pa
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         atexit._run_exitfuncs()
+
+
+def _begin(handlers: dict[int, signal.Handlers], limits: dict[int, tuple[int, int]], session: bool) -> None:
+    """What `subprocess.Popen` leaves to preexec_fn and start_new_session."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if limits:
+        import resource
+
+        for what, limit in limits.items():
+            resource.setrlimit(what, limit)
+    if session:
+        os.setsid()

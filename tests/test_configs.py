@@ -1,6 +1,7 @@
 """Every file in conf/ composes and builds what it names."""
 
 import inspect
+import re
 import shutil
 from typing import Any
 
@@ -35,6 +36,12 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 DIFFS = {"memory", "experiment", "debug", "sweep", "launcher"}
 EXTRAS = {"wandb": "wandb", "mlflow": "mlflow"}  # what a choice needs beyond the package
+
+
+def test_no_choice_asks_for_many_runs_itself():
+    """tests/shortcuts.py relies on it: which mode Hydra runs in is decided by --multirun alone."""
+    asked = re.compile(r"^hydra:(.*\n)+  mode:|MULTIRUN", re.M)
+    assert not [path for path in train.CONF.rglob("*.yaml") if asked.search(path.read_text())]
 
 
 def choices(group: str) -> list[str]:

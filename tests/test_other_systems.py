@@ -99,7 +99,7 @@ def runs(place, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_train_go_on_generate_and_evaluate(place):
+def test_train_go_on_generate_evaluate_compare_and_quantize(place):
     train = [str(ROOT / "train.py"), *SMALL, "data.path=own.txt", "trainer.max_steps=6", "data.num_workers=1"]
     assert "after 6 steps" in runs(place, *train)
     more = runs(place, str(ROOT / "train.py"), "ckpt_path=last", "trainer.max_steps=8", "data.num_workers=0")
@@ -109,16 +109,17 @@ def test_train_go_on_generate_and_evaluate(place):
     evaluated = json.loads(runs(place, "-m", "yinggem", "evaluate", "--json"))
     assert evaluated["data"] == str(place / "own.txt") and evaluated["tokens"] > 0
     assert (place / "outputs" / "latest").is_file()
-
-
-@pytest.mark.slow
-def test_a_sweep_and_what_comes_after(place):
-    words = ["-m", *SMALL, "data.path=own.txt", "trainer.max_steps=4", "seed=0,1"]
-    assert "Compared in" in runs(place, str(ROOT / "train.py"), *words)
     runs(place, "-m", "yinggem", "compare", "outputs", "--output", "comparison")
     assert (place / "comparison" / "results.csv").is_file()
     runs(place, "-m", "yinggem", "quantize", "--output", "small.ckpt")
     assert (place / "small.ckpt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_sweep(place):
+    words = ["-m", *SMALL, "data.path=own.txt", "trainer.max_steps=4", "seed=0,1"]
+    assert "Compared in" in runs(place, str(ROOT / "train.py"), *words)
 
 
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("yinggem/**/*.py"), *ROOT.glob("hydra_plugins/*.py")]), ids=str)

@@ -86,7 +86,6 @@ def test_every_command_works_in_an_empty_folder(installation):
     small = [*SMALL, "data.path=text.txt", "trainer.max_steps=2"]
     trained = run("yinggem", "train", *small)
     assert "Everything is in outputs" in trained and "Next:  yinggem generate" in trained and ".py" not in trained
-    assert "finished" in run("yinggem", "train", "-m", *small, "seed=0,1")
     assert run("yinggem", "generate", "--prompt", "7 times", "--max-new-tokens", "5").startswith("7 times")
     assert ("compiled C" if shutil.which("gcc") else "engine") in run("yinggem", "doctor")
     assert "bits_per_byte" in run("yinggem", "evaluate", "--data", "text.txt")

@@ -119,7 +119,13 @@ def test_a_checkpoint_that_lacks_what_training_needs_is_named(trained, text, pla
 
 @pytest.mark.slow
 def test_one_batch_is_learnt_by_heart(text, place):
-    options = ["experiment=overfit", "data=text", f"data.path={text}", "tokenizer=byte", "trainer.accelerator=cpu"]
+    options = [
+        "experiment=overfit",
+        "data=text",
+        f"data.path={text}",
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=160",
+    ]
     done = here(*options, "data.context_length=32", "data.batch_size=2", "callbacks.samples.max_new_tokens=5")
     assert done.status == 0, done
     losses = [float(row["train/loss"]) for row in table(newest() / "metrics.csv") if row["train/loss"]]
@@ -142,7 +148,8 @@ def test_a_shortened_speedrun_learns_more_than_how_often_a_character_comes(optim
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on the CPU")
 def test_a_compiled_run_has_the_losses_of_any_other_and_is_continued(text, place):
     """Windows longer than a chunk of attention, samples past the window and a short last window of validation."""
-    settings = [*SMALL, f"data.path={text}", "data.context_length=200", "callbacks.samples.max_new_tokens=30"]
+    settings = [*SMALL, f"data.path={text}", "data.context_length=200", "callbacks.samples.max_new_tokens=30",
+                "model.num_hidden_layers=1"]  # fmt: skip
     for options in (["outputs=plain"], ["outputs=compiled", "compile=true"], ["outputs=more", "compile=true"]):
         steps = "trainer.max_steps=10" if options[0] == "outputs=more" else "trainer.max_steps=20"
         done = elsewhere(*settings, *options, "scheduler=constant", steps, cwd=place)
@@ -159,7 +166,14 @@ def test_a_compiled_run_has_the_losses_of_any_other_and_is_continued(text, place
 
 @pytest.mark.slow
 def test_a_sweep_runs_every_combination(text, place):
-    done = here("-m", *SMALL, f"data.path={text}", "optimizer.lr=0.01,0.03", "model.num_hidden_layers=1,2")
+    done = here(
+        "-m",
+        *SMALL,
+        f"data.path={text}",
+        "optimizer.lr=0.01,0.03",
+        "model.num_hidden_layers=1,2",
+        "trainer.max_steps=5",
+    )
     assert done.status == 0, done
     (results,) = place.glob("outputs/*/*/results.csv")
     losses = [float(row["val/loss"]) for row in table(results)]

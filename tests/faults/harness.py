@@ -120,7 +120,8 @@ class Process:
 
     Args:
         watch: whether it tells the phase that it is in.
-        fresh: started by a new interpreter, as it is with any of the options of `subprocess.Popen`.
+        fresh: started by a new interpreter.
+        options: of `prefork.Forked`.
     """
 
     def __init__(
@@ -138,13 +139,13 @@ class Process:
             environment |= {"PYTHONPATH": str(place.folder / "site"), "STACKS": str(self.stacks)}
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             words = [str(ROOT / "train.py"), *arguments]
-            if fresh or options:
+            if fresh:
                 self.popen: Any = subprocess.Popen(
                     [sys.executable, *words], cwd=place.folder, env=environment,
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options,
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 )  # fmt: skip
             else:
-                self.popen = prefork.Forked(words, place.folder, environment, out, err)
+                self.popen = prefork.Forked(words, place.folder, environment, out, err, **options)
 
     @property
     def status(self) -> int | None:

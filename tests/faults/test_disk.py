@@ -76,7 +76,7 @@ def test_a_folder_that_becomes_read_only(small_disk, expected):
 def test_files_may_not_grow(place, kilobytes):
     """A limit on file sizes, where nothing can be mounted: it stops the first record, or checkpoints."""
     limit = (kilobytes << 10, kilobytes << 10)
-    process = place.start(*place.arguments(), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    process = place.start(*place.arguments(), limits={resource.RLIMIT_FSIZE: limit})
     assert process.wait() == 2 and "File too large" in process.sentence(), process.told()
     for path in place.outputs.rglob("*.ckpt"):
         read_checkpoint(path)

@@ -12,7 +12,7 @@ from yinggem.common.files import find_paths
 from yinggem.runs.metrics_file import read_metrics
 
 pytestmark = pytest.mark.slow
-STEPS, JOBS = sized(600, 5000), sized(10, 20)
+STEPS, JOBS = sized(400, 5000), sized(10, 20)
 
 
 def resident(process: Process) -> int:

@@ -57,7 +57,7 @@ def test_stopped_in_every_phase_the_offered_command_finishes_the_run(place, expe
 def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(place, expected):
     """The first is given in a validation that takes many seconds; the second does not wait for its end."""
     text = place.folder / "long.txt"
-    text.write_text(place.text.read_text() * 40)
+    text.write_text(place.text.read_text() * 15)
     slow = [f"data.path={text}", "data.val_fraction=0.4", "data.eval_batch_size=1", "trainer.val_check_interval=80"]
     process = place.start(*place.arguments(*slow))
     assert process.hit("validation", signal.SIGINT, random.Random(0)), process.told()
@@ -74,7 +74,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_nothing(place, expected):
 def test_a_closed_terminal_is_a_stop_unless_it_is_ignored(place, expected, ignored):
     """SIGHUP, which an ssh session sends as it ends; nohup lets a process ignore it."""
     handler = signal.SIG_IGN if ignored else signal.SIG_DFL
-    process = place.start(*place.arguments(), preexec_fn=lambda: signal.signal(signal.SIGHUP, handler))
+    process = place.start(*place.arguments(), handlers={signal.SIGHUP: handler})
     assert process.hit("step", signal.SIGHUP, random.Random(5))
     status = process.wait(120)
     assert status == (0 if ignored else 128 + signal.SIGHUP), process.told()
@@ -89,7 +89,7 @@ def test_a_closed_terminal_is_a_stop_unless_it_is_ignored(place, expected, ignor
 )
 def test_processes_that_load_data_are_silent_when_all_are_asked_to_stop(place, expected, number):
     """As a terminal does: Ctrl-C there goes to every process of the run."""
-    process = place.start(*place.arguments("data.num_workers=2"), start_new_session=True)
+    process = place.start(*place.arguments("data.num_workers=2"), session=True)
     place.wait_for_checkpoint(process)
     os.killpg(process.popen.pid, number)
     assert process.wait(120) == 128 + number, process.told()

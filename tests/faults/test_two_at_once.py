@@ -4,7 +4,7 @@ import pytest
 from harness import Place, differences, end_state
 
 pytestmark = pytest.mark.slow
-SWEEP = ["-m", "optimizer.lr=0.01,0.02", "trainer.max_steps=40"]
+SWEEP = ["-m", "optimizer.lr=0.01,0.02", "trainer.max_steps=20"]
 
 
 def folders(place: Place) -> list:
@@ -14,7 +14,7 @@ def folders(place: Place) -> list:
 def test_two_runs_on_a_text_that_nobody_has_tokenized_yet(tmp_path):
     """Started in the same second: the same bits in two folders, one token array."""
     place = Place(tmp_path)
-    both = [place.start(*place.arguments("trainer.max_steps=60"), watch=False) for _ in range(2)]
+    both = [place.start(*place.arguments("trainer.max_steps=30"), watch=False) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0], [process.told() for process in both]
     one, other = folders(place)
     assert differences(end_state(one), other) == []

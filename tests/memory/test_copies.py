@@ -94,7 +94,7 @@ def test_memory_does_not_grow_with_the_training_text():
         return most
 
     peak(1)  # what is loaded at the first call
-    assert peak(60) < 1.2 * peak(6)
+    assert peak(30) < 1.2 * peak(3)
 
 
 def test_stretches_that_are_equal_have_equal_hashes():

@@ -1,5 +1,6 @@
 """Weights of 8 and 4 bits: as near the floats as rounding allows, the same in a file, and no easier to deceive."""
 
+import functools
 import io
 import json
 import math
@@ -215,6 +216,7 @@ def test_bad_numbers_and_unknown_kinds_are_refused():
             quantize(model)
 
 
+@functools.cache
 def trained() -> tuple[Transformer, np.ndarray]:
     """A model after a few seconds of training, and text it has not seen."""
     text = "".join(f"{k} times {k} is {k * k}, and half of it {k * k / 2}.\n" for k in range(600)).encode()

@@ -35,7 +35,7 @@ def test_an_earlier_checkpoint_has_the_figure_that_its_version_measured(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "moved", ["outputs/2026-11-26/03-39-39", pytest.param("elsewhere/poems", marks=pytest.mark.slow)]
+    "moved", ["outputs/2026-11-26/03-39-39", pytest.param("elsewhere/poems", marks=pytest.mark.soak)]
 )
 def test_an_earlier_stopped_run_goes_on(tmp_path, monkeypatch, moved):
     monkeypatch.chdir(tmp_path)

@@ -463,7 +463,7 @@ def test_killed_at_any_moment_the_next_run_is_right(tmp_path):
     began = time.perf_counter()
     expected, _ = start(path, tmp_path / "reference").communicate()
     duration = time.perf_counter() - began
-    for round_number in range(12):
+    for round_number in range(sized(6, 12)):
         process = start(path, tmp_path / "c")
         time.sleep(duration * (0.3 + 0.07 * round_number))
         process.send_signal(signal.SIGKILL)
@@ -487,7 +487,7 @@ def test_memory_stays_bounded(tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc")
     peaks = []
-    for megabytes in sized((8, 80), (20, 200)):
+    for megabytes in sized((4, 40), (20, 200)):
         path = write(tmp_path / f"{megabytes}.txt", VERSE * (megabytes * 1_000_000 // len(VERSE)))
         out = subprocess.run(
             [sys.executable, "-c", code, path, tmp_path / "c"], capture_output=True, text=True, check=True, cwd=ROOT

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import prefork
 import pytest
 import torch
-from running import elsewhere, here, newest, soaked
+from running import elsewhere, here, newest, sized, soaked
 
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.files.stored_model import read_model
@@ -149,7 +150,8 @@ def test_shards_train_as_one_process_does_and_leave_one_plain_checkpoint(corpus,
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and done.stdout.startswith("7 squared") and len(done.stdout) > 12, done.stderr
-    resume(folder, "trainer.max_steps=40", "trainer.devices=2")
+    if sized(0, 1):
+        resume(folder, "trainer.max_steps=40", "trainer.devices=2")
     resume(folder, "trainer.max_steps=50", "trainer=default", "trainer.devices=1", "data.batch_size=8")
     assert_same_curves(expected, folder, losses=1e-4, norms=1e-2)
 
@@ -172,16 +174,15 @@ class Group:
     """train.py on two processes, in a session of their own that shows whether any is left."""
 
     def __init__(self, folder, *overrides):
-        command = [sys.executable, "train.py", *SHAPE, *TWO, f"hydra.run.dir={folder}", f"outputs={folder.parent}"]
-        self.popen = subprocess.Popen([*command, *overrides], cwd=ROOT, stdout=subprocess.DEVNULL,
-                                      stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
-        self.folder = folder
+        words = [ROOT / "train.py", *SHAPE, *TWO, f"hydra.run.dir={folder}", f"outputs={folder.parent}", *overrides]
+        self.folder, self.said = folder, folder.parent / "said.txt"
+        with open(os.devnull, "wb") as out, open(self.said, "wb") as err:
+            self.popen = prefork.Forked(words, ROOT, dict(os.environ), out, err, session=True)
 
     def wait_for_steps(self):
         end = time.monotonic() + 600
-        assert self.popen.stderr is not None
         while not read_metrics(self.folder / "metrics.csv") if (self.folder / "metrics.csv").exists() else True:
-            assert self.popen.poll() is None and time.monotonic() < end, self.popen.stderr.read()
+            assert self.popen.poll() is None and time.monotonic() < end, self.said.read_text()
             time.sleep(0.2)
 
     def companion(self):
@@ -195,12 +196,12 @@ class Group:
 
     def end(self):
         """Its status and what it said, once all of it is gone."""
-        said, status = self.popen.communicate(timeout=600)[1], self.popen.returncode
+        status = self.popen.wait(600)
         end = time.monotonic() + 60
         while time.monotonic() < end:
             left = subprocess.run(["pgrep", "-s", str(self.popen.pid)], capture_output=True, text=True).stdout.split()
             if not left:
-                return status, said.strip().splitlines()
+                return status, self.said.read_text().strip().splitlines()
             time.sleep(0.2)
         for pid in left:
             os.kill(int(pid), signal.SIGKILL)

@@ -26,7 +26,7 @@ WAYS = {
     "epochs": ([*EPOCHS, "trainer.check_val_every_n_epoch=2"], ["trainer.max_epochs=3"], ["trainer.max_epochs=5"]),
     "a worse end": (["optimizer=adamw", "optimizer.lr=0.5"], ["trainer.max_steps=13"], ["trainer.max_steps=22"]),
 }  # fmt: skip
-ALWAYS = ["steps", "before the first validation", "twice", "averaged"]
+ALWAYS = ["before the first validation", "averaged"]
 
 
 @pytest.fixture
