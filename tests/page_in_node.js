@@ -9,7 +9,7 @@ const parts = [...blocks(/<script type="text\/plain" class="part">([^<]*)<\/scri
 const [code] = blocks(/<script type="text\/plain" id="worker">([^]*?)<\/script>/g);
 const requests = JSON.parse(readFileSync(0, "utf8")), answers = requests.map(() => []);
 const began = performance.now();
-let left = requests.length, opened = 0;
+let left = requests.length, opened = 0, before;
 
 globalThis.onmessage = null;
 globalThis.postMessage = (data) => {
@@ -17,6 +17,7 @@ globalThis.postMessage = (data) => {
   if (data.failed) finish({ failed: data.failed });
   if (data.ready) {
     opened = performance.now();
+    before = process.cpuUsage();
     requests.forEach((content, number) => onmessage({ data: { number, content } }));
     if (!left) finish({ ready: data.ready });
   }
@@ -26,7 +27,8 @@ globalThis.postMessage = (data) => {
 };
 
 function finish(told) {
-  process.stdout.write(JSON.stringify(told), () => process.exit());
+  const { user, system } = process.cpuUsage(before);
+  process.stdout.write(JSON.stringify({ ...told, cpu: (user + system) / 1e6 }), () => process.exit());
 }
 
 (0, eval)(code);

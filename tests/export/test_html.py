@@ -98,8 +98,10 @@ def test_a_text_is_the_one_of_the_terminal_with_every_setting(
     make: Callable[[], Tokenizer], changes: dict[str, Any], tmp_path
 ):
     page, model = saved(tmp_path, make(), **changes)
-    filters = {"top_k": 20, "min_p": 0.01, "typical_p": 0.9, "repetition_penalty": 1.3, "repetition_window": 9,
-               "no_repeat_ngram_size": 3, "top_p": 0.95, "temperature": 1.1}  # fmt: skip
+    filters: dict[str, Any] = {
+        "top_k": 20, "min_p": 0.01, "typical_p": 0.9, "repetition_penalty": 1.3, "repetition_window": 9,
+        "no_repeat_ngram_size": 3, "top_p": 0.95, "temperature": 1.1,
+    }  # fmt: skip
     asked = [
         request("to be", **filters),
         request("", seed=2**40, stop="e"),

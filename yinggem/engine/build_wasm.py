@@ -20,9 +20,19 @@ WASM = ROOM / "engine.wasm"
 ENTRY = ROOM / "wasm.c"
 OTHERS = {"avx2", "avx512", "neon"}  # processors whose kernels it does not hold
 SECTION = b"yinggem-sources"
-FUNCTIONS = ("engine_matrix", "engine_norm", "engine_reset", "engine_copy", "engine_free", "page_allocate", "page_release",
-             "page_open", "page_read", "page_stride", "page_logits", "page_tell",
-             "page_draw")  # fmt: skip
+FUNCTIONS = (
+    *("engine_matrix", "engine_norm", "engine_reset", "engine_copy", "engine_free"),
+    *(
+        "page_allocate",
+        "page_release",
+        "page_open",
+        "page_read",
+        "page_stride",
+        "page_logits",
+        "page_tell",
+        "page_draw",
+    ),
+)
 FLAGS = [
     *("--target=wasm32", "-nostdlib", "-ffreestanding", "-std=c11", "-O3", "-g0"),
     # As setup.py has it, and what every browser has had since 2021: vectors, rounding and copying as instructions.

@@ -25,11 +25,17 @@ function begin() {
   });
 }
 
+function fromBase64(text) { // for browsers from before 2025
+  const characters = atob(text), bytes = new Uint8Array(characters.length);
+  for (let k = 0; k < bytes.length; k++) bytes[k] = characters.charCodeAt(k);
+  return bytes;
+}
+
 // A part of the file in base64; null behind the last.
 async function unpack(part) {
   try {
     if (part === null) await writer.close();
-    else await writer.write(Uint8Array.fromBase64?.(part) ?? Uint8Array.from(atob(part), (one) => one.charCodeAt(0)));
+    else await writer.write(Uint8Array.fromBase64?.(part) ?? fromBase64(part));
   } catch { /* whoever reads the stream says so */ }
   postMessage({ taken: true });
 }
