@@ -14,6 +14,7 @@ from html_in_node import answers, ids_of, text_of
 
 import yinggem
 from yinggem.common.errors import UserError
+from yinggem.engine.engine import SETTINGS
 from yinggem.export.html import file
 from yinggem.export.html.bundle import bundle
 from yinggem.export.html.contents import bounds, without_folders
@@ -21,7 +22,6 @@ from yinggem.export.source import Source, read_source
 from yinggem.inference.checkpoint import save_model
 from yinggem.inference.completion import prompt_ids
 from yinggem.inference.language_model import LanguageModel
-from yinggem.inference.sampling import Sampling
 from yinggem.inference.starter import starter_path
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
@@ -207,7 +207,7 @@ def test_what_the_page_cannot_hold_is_refused_with_what_can(tmp_path):
 
 def test_every_setting_has_its_bounds_and_no_folder_is_told():
     known = {one["name"]: one for one in bounds("bpe")}
-    assert set(vars(Sampling())) <= set(known) and known["repetition_penalty"]["value"] == 1.2
+    assert set(known) >= SETTINGS and known["repetition_penalty"]["value"] == 1.2
     assert [known["top_p"][name] for name in ("low", "high", "exclusive", "whole")] == [0, 1, True, False]
     words = ["data.path=/home/somebody/poems", "data.path='C:\\secret\\a.txt'", "optimizer.lr=0.1", "x=[/a/b,c/d]"]
     assert [without_folders(word) for word in words] == [

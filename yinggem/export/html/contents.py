@@ -15,7 +15,7 @@ import tiktoken
 import torch
 
 from yinggem.engine.build_wasm import WASM
-from yinggem.engine.engine import ACTIVATIONS, NORMS, rotary_frequencies
+from yinggem.engine.engine import ACTIVATIONS, NORMS, SETTINGS, rotary_frequencies
 from yinggem.engine.weights import HEAD, matrices_of, norms_of
 from yinggem.export.source import Source
 from yinggem.inference.sampling import Sampling
@@ -86,6 +86,7 @@ def _optional(state: dict[str, torch.Tensor], name: str) -> np.ndarray | None:
 
 def _header(source: Source) -> dict[str, Any]:
     tokenizer, config = source.tokenizer, source.config
+    known = {one["name"] for one in bounds(tokenizer.name)}
     run = run_facts(source.run, source.path.stem)
     run["settings"] = [without_folders(word) for word in run["settings"]]
     return {
@@ -93,7 +94,7 @@ def _header(source: Source) -> dict[str, Any]:
         "frequencies": rotary_frequencies(config).tolist(),
         "tokenizer": tokenizer_facts(tokenizer),
         "bounds": [*bounds(tokenizer.name)],
-        "settings": {"sliders": sliders(tokenizer.name, False, MOST_TOKENS)},
+        "settings": {"sliders": [one for one in sliders(tokenizer.name, False, MOST_TOKENS) if one["name"] in known]},
         "run": run | model_facts(config, tokenizer, source.step, "WebAssembly"),
     }
 
@@ -134,8 +135,8 @@ def ranges_of(pattern: str) -> str:
 
 
 def bounds(tokenizer_name: str) -> Iterator[dict[str, Any]]:
-    """What a request may hold: the checks of `Sampling`, as data."""
-    for one in fields(Sampling):
+    """What a request may hold: the checks of `Sampling`, as data, of the settings that the engine knows."""
+    for one in (each for each in fields(Sampling) if each.name in SETTINGS):
         check, value = one.metadata["check"], setting_default(one.name, tokenizer_name)
         kept = {"low": 0, "high": None} | {
             name: check.keywords[name] for name in ("low", "high") if name in check.keywords
