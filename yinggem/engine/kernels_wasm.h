@@ -24,9 +24,8 @@ static inline void v_sum4_wasm(const v128_t *v, float *sums) {
 }
 
 static inline v128_t i_dot_wasm(v128_t sum, const int8_t *weights, const int8_t *x) {
-    v128_t w = wasm_v128_load(weights), in = wasm_v128_load(x);
-    v128_t low = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_low_i8x16(w), wasm_i16x8_extend_low_i8x16(in));
-    v128_t high = wasm_i32x4_dot_i16x8(wasm_i16x8_extend_high_i8x16(w), wasm_i16x8_extend_high_i8x16(in));
+    v128_t low = wasm_i32x4_dot_i16x8(wasm_i16x8_load8x8(weights), wasm_i16x8_load8x8(x));
+    v128_t high = wasm_i32x4_dot_i16x8(wasm_i16x8_load8x8(weights + 8), wasm_i16x8_load8x8(x + 8));
     return wasm_i32x4_add(sum, wasm_i32x4_add(low, high));
 }
 
