@@ -3,6 +3,7 @@
 import inspect
 import re
 import shutil
+from itertools import cycle, product
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.profilers import Profiler
 from omegaconf import OmegaConf
-from running import ROOT
+from running import ROOT, soaked
 
 from yinggem.commands import train
 from yinggem.model.config import ModelConfig
@@ -125,6 +126,7 @@ def test_the_reference_has_its_133957969_parameters(composed, typed):
         assert Transformer(instantiate(cfg.model, vocab_size=vocab_size)).parameters_count == 133_957_969
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("tokenizer"))
 def test_tokenizers_give_back_the_text(composed, name):
     tokenizer = instantiate(composed(f"tokenizer={name}").tokenizer)
@@ -133,8 +135,13 @@ def test_tokenizers_give_back_the_text(composed, name):
     assert isinstance(tokenizer, Tokenizer) and tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@pytest.mark.parametrize("scheduler", choices("scheduler"))
-@pytest.mark.parametrize("optimizer", choices("optimizer"))
+RULES, SCHEDULES = choices("optimizer"), choices("scheduler")
+PAIRS = [*product(RULES, SCHEDULES)]
+EACH_ONCE = {*zip(RULES, cycle(SCHEDULES), strict=False), *zip(cycle(RULES), SCHEDULES, strict=False)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "scheduler"), soaked(PAIRS, EACH_ONCE))
 def test_optimizers_under_every_schedule(composed, optimizer, scheduler):
     cfg = composed(f"optimizer={optimizer}", f"scheduler={scheduler}")
     model = Transformer(instantiate(cfg.model, vocab_size=50))
@@ -152,6 +159,7 @@ def test_optimizers_under_every_schedule(composed, optimizer, scheduler):
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_experiments_build(composed, name, tiny):
     """All but the text and the size, which are made small: the trainer, callbacks, loggers and the module are real."""
@@ -172,6 +180,7 @@ SWITCHED: dict[str, dict[str, Any]] = {  # what a debug mode does to the trainer
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices("debug"))
 def test_debug_modes_set_what_they_say_whatever_the_experiment(composed, name, tiny):
     for experiment in ("quickstart", "smoke"):
@@ -203,6 +212,7 @@ def test_precisions_by_the_names_people_type(composed, typed, precision):
     assert trainer.precision == precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(choices("callbacks")) - {"default"}))
 def test_callbacks_build_and_can_be_left_out(composed, name):
     cfg = composed(f"callbacks=[{name}]")
@@ -279,6 +289,7 @@ def test_the_experiment_of_the_reference_adds_its_corpus_its_split_and_its_rule(
     assert there == here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [
     ["tokenizer=byte"], ["data.context_length=77"], ["optimizer=adamw"], ["scheduler=warmup_cosine"],
     ["trainer.max_steps=5"], ["memory=ngram"], ["memory=none"], ["model.dropout=0.3"], ["data.batch_size=2"],

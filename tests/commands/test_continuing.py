@@ -108,6 +108,7 @@ def test_a_default_that_has_changed_since_changes_no_run(place):
     assert yaml.safe_load(config.read_text())["optimizer"]["lr"] == 0.0123
 
 
+@pytest.mark.slow
 def test_a_group_that_is_chosen_now_changes_what_it_changes_today(place):
     config = newest() / ".hydra" / "config.yaml"
     recorded = yaml.safe_load(config.read_text())
@@ -228,6 +229,7 @@ with only_writer(Path({str(tmp_path)!r})):
         assert time.monotonic() - start < 25  # the other process is there for 30 s
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
 def test_folders_whose_names_are_not_utf8_work(tmp_path, monkeypatch):
     """The current one, that of the text, and the text itself."""

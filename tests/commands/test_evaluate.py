@@ -113,6 +113,7 @@ def test_the_text_the_split_and_the_context_are_those_of_the_run(trained, text, 
     assert out.startswith(f"text           {text}, val: the last 20 % of its tokens\n") and not err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "value", "name"), [
     ("--val-fraction", 0.5, "val_fraction"), ("--split-by", "characters", "split_by"), ("--split", "train", "split"),
     ("--context-length", 7, "context_length"),

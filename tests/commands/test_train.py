@@ -258,6 +258,7 @@ def test_a_run_without_time_for_a_step_says_so(text, place):
     assert done.status == 0 and "No step was taken" in done.out, done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting", ["max_new_tokens=0", "max_new_tokens=1e309", "temperature=-1", "top_p=2", "seed=1.5", "prompt=é"]
 )
@@ -288,6 +289,7 @@ def test_a_text_that_has_changed_since_the_checkpoint_is_said(place):
         assert here("ckpt_path=last", "trainer.max_steps=4").status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["experiment", "sweep", "launcher", "profiler"])
 def test_an_optional_group_can_be_left_out(group, place):
     chosen, without = here("debug=overfit", "--cfg", "job"), here("debug=overfit", f"{group}=null", "--cfg", "job")

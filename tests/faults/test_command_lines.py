@@ -12,7 +12,7 @@ from yinggem.commands.train import CONF
 from yinggem.common.config_files import values
 
 pytestmark = pytest.mark.slow
-ROUNDS, EACH, SECONDS = sized(1, 20), 25, 600
+ROUNDS, EACH, SECONDS = sized(1, 20), sized(16, 25), 600
 SLOW = {"model": ("base",), "experiment": ("yinggem_t1", "nanogpt_char")}  # minutes each; test_configs builds them
 NOT_HERE = ("compile", "trainer.devices", "trainer.num_nodes", "outputs", "run_dir", "trainer.accelerator",
             "trainer.strategy")  # compilers, other processes, other places  # fmt: skip

@@ -89,6 +89,7 @@ def test_a_memory_is_no_larger_than_xz_of_its_text():
     assert len(compressed(np.frombuffer(text, np.uint8), 256)) <= len(lzma.compress(text))
 
 
+@pytest.mark.slow
 def test_plain_data_gives_back_the_memory(memory):
     fitted = memory.fitted(rows_of(40_000, 40), network(rows_of(40_000, 40)))
     found = NgramMemory.from_dict(fitted.to_dict(), compressed(fitted.ids, 256))

@@ -155,6 +155,7 @@ def test_a_search_goes_on_where_it_was_interrupted_and_draws_the_same(tmp_path):
     assert run(tmp_path / "batches", (), 3) == run(tmp_path / "stopped batches", (2,), 3)
 
 
+@pytest.mark.slow
 def test_failed_and_lost_trials(tmp_path):
     """A job that failed is a failed trial; one whose process vanished is taken up by the next search, not before."""
     search = Search(tmp_path, {"x": Scale(low=0.0, high=1.0)}, n_trials=3)

@@ -53,6 +53,7 @@ def test_the_device_of_this_test_refuses_float64():
                 refused()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("optimizer", ["sgd", "adafactor", "adamw", "muon"])
 def test_training_and_validation(tmp_path, optimizer):

@@ -109,6 +109,7 @@ def test_what_the_engine_cannot_do_goes_through_torch(path, monkeypatch):
     assert network.about.startswith("torch on cpu: ") and text(network) == text(TorchNetwork(load_model(path)[0]))
 
 
+@pytest.mark.slow
 @compiled
 def test_a_large_model_asks_torch_for_an_accelerator_only_where_there_is_a_driver(path, tmp_path):
     (tmp_path / "nvidia0").touch()

@@ -51,6 +51,7 @@ def weights(path: str | Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(path)["state_dict"]
 
 
+@pytest.mark.slow
 def test_weights_and_tokenizer_come_along_and_the_rest_is_new(place):
     done = here(*NEW, "trainer.max_steps=2", "memory=ngram", "optimizer=adamw", "init_freeze=1")
     assert done.status == 0, done
@@ -66,6 +67,7 @@ def test_weights_and_tokenizer_come_along_and_the_rest_is_new(place):
     assert np.array_equal(memory.ids, tokenize(open_corpus("text", "other.txt"), tokenizer).train[:])
 
 
+@pytest.mark.slow
 def test_a_continued_run_ends_with_the_same_bits_also_where_it_came_from_is_gone(place):
     assert here(*NEW, "trainer.max_steps=6", "scheduler=constant").status == 0
     straight = weights(newest("new") / "checkpoints" / "last.ckpt")
@@ -90,6 +92,7 @@ def test_weights_of_8_bits_are_made_floats_and_it_is_said(place):
     assert torch.allclose(found, wanted, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "reason"), [
     (["init_from=int4.ckpt"], "weights of 4 bits"),
     (["init_from=nowhere"], "init_from=nowhere does not exist"),

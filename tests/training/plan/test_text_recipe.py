@@ -63,6 +63,7 @@ def test_nothing_is_chosen_where_words_say_it_or_there_is_no_text_to_look_at(pla
     assert choose([*DATA, "experiment=null"]).words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [WORKS[:30_000], GERMAN * 9, CHINESE * 9, ARABIC * 9, CODE * 9, EMOJI * 20],
                          ids=["English", "German", "Chinese", "Arabic", "code", "emoji"])  # fmt: skip
 def test_the_choice_composes_in_any_script_and_is_shown(place, text):
@@ -74,6 +75,7 @@ def test_the_choice_composes_in_any_script_and_is_shown(place, text):
     assert (shown["init_from"] == "starter") == ("experiment" in words)
 
 
+@pytest.mark.slow
 def test_the_choice_is_said_recorded_and_kept_when_the_run_goes_on(place):
     (place / "own.txt").write_text(CHINESE * 2, encoding="utf-8")
     small = ["model.hidden_size=16", "model.num_hidden_layers=1", "trainer.max_steps=2", "trainer.val_check_interval=2"]
@@ -94,6 +96,7 @@ def test_the_choice_is_said_recorded_and_kept_when_the_run_goes_on(place):
     }
 
 
+@pytest.mark.slow
 def test_every_job_of_a_sweep_looks_at_its_own_text(place):
     (place / "a.txt").write_text(CHINESE, encoding="utf-8")
     (place / "b.txt").write_text(GERMAN * 5, encoding="utf-8")
