@@ -1,9 +1,11 @@
 """The engine for browsers: the file that is kept is of these sources, and a new one computes the same."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from exported import source_of
 from html_in_node import answers
 
@@ -12,6 +14,7 @@ from yinggem.engine.engine import Engine
 from yinggem.export.html import contents, file
 from yinggem.export.source import Source
 from yinggem.inference.token_log import log_probabilities
+from yinggem.model.quantization import quantize
 
 TEXT = "To be, or not to be: that is the question. 'Tis nobler in the mind to suffer."  # of two windows and more
 
@@ -27,24 +30,31 @@ def test_a_file_that_is_made_anew_and_the_kept_one_compute_what_the_native_engin
     if not (shutil.which("clang") and shutil.which("wasm-ld")):
         pytest.skip("there is no clang, or no wasm-ld")
     compile_wasm(tmp_path / "engine.wasm")
-    options = {"norm": "layer", "activation": "relu2"}, {"tie_word_embeddings": True, "qk_norm": True}
-    for source, wasm in zip((source_of(**each) for each in options), (WASM, tmp_path / "engine.wasm"), strict=True):
-        monkeypatch.setattr(contents, "WASM", wasm)
-        file.export(source, tmp_path / "a.html")
-        expected = native(source)
-        [[choice]] = answers(tmp_path / "a.html", {"prompt": TEXT, "echo": True, "max_tokens": 0, "logprobs": 20})
-        told = choice["logprobs"]
-        assert told["token_logprobs"][0] is None and told["text_offset"] == [*range(len(TEXT))]
-        for logs, token, logprob, top in zip(
-            expected, TEXT[1:], told["token_logprobs"][1:], told["top_logprobs"][1:], strict=True
-        ):
-            assert abs(logs[ord(token)] - logprob) < 1e-5
-            assert sorted(np.sort(logs)[-20:]) == pytest.approx(sorted(top.values())[-20:], abs=1e-5)
+    check(source_of(norm="layer", activation="relu2"), tmp_path / "a.html", 1e-5)
+    monkeypatch.setattr(contents, "WASM", tmp_path / "engine.wasm")
+    check(source_of(tie_word_embeddings=True, qk_norm=True), tmp_path / "a.html", 1e-5)
+    four = source_of(hidden_size=64)
+    quantize(four.model, "int4")
+    check(four, tmp_path / "a.html", 0.1)  # its groups are summed in floats, and what is rounded behind them may differ
+
+
+def check(source: Source, page: Path, near: float) -> None:
+    """The page and the engine of this machine find the same log-probabilities of a text."""
+    file.export(source, page)
+    expected = native(source)
+    [[choice]] = answers(page, {"prompt": TEXT, "echo": True, "max_tokens": 0, "logprobs": 20})
+    told = choice["logprobs"]
+    assert told["token_logprobs"][0] is None and told["text_offset"] == [*range(len(TEXT))]
+    for logs, token, logprob, top in zip(
+        expected, TEXT[1:], told["token_logprobs"][1:], told["top_logprobs"][1:], strict=True
+    ):
+        assert abs(logs[ord(token)] - logprob) < near
+        assert sorted(np.sort(logs)[-20:]) == pytest.approx(sorted(top.values())[-20:], abs=near)
 
 
 def native(source: Source) -> np.ndarray:
-    """(T - 1, V) log-probabilities, by the engine of this machine in 8 bits."""
-    weights = {name: tensor.numpy() for name, tensor in source.model.state_dict().items()}
+    """(T - 1, V) log-probabilities, by the engine of this machine: in 8 bits, where it is not of integers already."""
+    bits = {torch.bfloat16: torch.uint16}
+    weights = {name: x.view(bits.get(x.dtype, x.dtype)).numpy() for name, x in source.model.state_dict().items()}
     engine = Engine(source.config, weights, storage="int8")
-    rows = [log_probabilities(engine.read(0, [token])) for token in TEXT.encode()[:-1]]
-    return np.stack(rows)
+    return np.stack([log_probabilities(engine.read(0, [token])) for token in TEXT.encode()[:-1]])
