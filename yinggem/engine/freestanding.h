@@ -62,7 +62,7 @@ static void release(void *memory) {
 }
 
 /* More memory at the end, as a free block; 0 where there is no more. */
-static int grow(size_t size) {
+static int add_memory(size_t size) {
     uintptr_t begin = heap_end ? heap_end : ((uintptr_t)&__heap_base + UNIT - 1) / UNIT * UNIT;
     uintptr_t there = __builtin_wasm_memory_size(0) * PAGE;
     if (size > UINTPTR_MAX - PAGE - begin) return 0;
@@ -87,7 +87,7 @@ static void *malloc(size_t size) {
             } else *place = block->next;
             return (char *)block + UNIT;
         }
-        if (!grow(size)) return NULL;
+        if (!add_memory(size)) return NULL;
     }
     return NULL;
 }

@@ -35,12 +35,12 @@ const float *page_logits(Engine *e, int row) {
 }
 
 /* What a token may be after these logits: the ids of the likeliest, at most `tops`, their log-probabilities, and behind them
- * that of `id`. How many there are. */
-int page_tell(Engine *e, const float *logits, int id, int tops, int32_t *ids, float *logs) {
+ * that of `id`. How many there are. `room`: page_stride numbers. */
+int page_tell(Engine *e, const float *logits, int id, int tops, float *room, int32_t *ids, float *logs) {
     int n = e->shape.vocab, found = 0;
     float highest = e->kernels->highest(logits, n);
-    memcpy(e->probabilities, logits, (size_t)n * sizeof(float));
-    float total = highest + (float)log((double)e->kernels->exponentials(e->probabilities, n, highest, 1));
+    memcpy(room, logits, (size_t)n * sizeof(float));
+    float total = highest + (float)log((double)e->kernels->exponentials(room, n, highest, 1));
     for (int other = 0; other < n && tops; other++) {
         if (found == tops && logits[other] <= logits[ids[found - 1]]) continue;
         int at = found < tops ? found++ : tops - 1;

@@ -74,6 +74,7 @@ export class Model {
     c.page_release(turns);
     if (!this.engine) throw new Error("There is not enough memory for this model.");
     this.ids = this.allocate(4 * BLOCK);
+    this.room = this.allocate(this.stride);
     this.logs = this.allocate(4 * (TOPS + 1));
   }
 
@@ -143,7 +144,7 @@ export class Model {
 
   // The log-probability of an id after these logits, and the likeliest ids with theirs.
   tell(logits, id, tops) {
-    const count = this.c.page_tell(this.engine, logits, id, Math.min(tops, TOPS), this.ids, this.logs);
+    const count = this.c.page_tell(this.engine, logits, id, Math.min(tops, TOPS), this.room, this.ids, this.logs);
     const ids = this.integers(this.ids, count), logs = this.floats(this.logs, count + 1).map((log) => Math.max(log, LEAST));
     return { logprob: logs[count], likeliest: Array.from(ids, (one, k) => [one, logs[k]]) };
   }
