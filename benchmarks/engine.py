@@ -3,8 +3,8 @@
     python benchmarks/engine.py [--shapes quickstart base] [--rounds 3] [--threads N]
 
 Random weights, a prompt of 32, positions 32 to 160; each contender in a process of its own, all of them in every round,
-and the median of the rounds. Greedy, and with the default filters. At the base shape the speed that reading the weights
-allows stands beside it.
+and the median of the rounds. Greedy, and with the default filters. "memory" is the engine with the counts of the works
+beside the network. At the base shape the speed that reading the weights allows stands beside it.
 """
 
 import argparse
@@ -22,11 +22,16 @@ from machine import print_limits, read_gbps
 
 from yinggem.common.processors import quota_cores
 from yinggem.engine.engine import Engine
+from yinggem.engine.memory import EngineMemory
 from yinggem.inference.generation import generate
+from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize
 from yinggem.model.transformer import Transformer
+from yinggem.text.assets import SHAKESPEARE, read_asset
+from yinggem.text.tokenizer import BPETokenizer
 
 SHAPES = {
     "quickstart": ModelConfig(
@@ -54,20 +59,28 @@ def measure(shape: str, contender: str, storage: str, sampling: str, threads: in
     torch.set_num_threads(threads)
     model, chosen = make_model(shape), SAMPLINGS[sampling]
     prompt = torch.randint(SHAPES[shape].vocab_size, (1, PROMPT)).tolist()[0]
-    write = torch_writer if contender == "torch" else engine_writer
-    seconds_of = write(model, storage, prompt, chosen, threads)
+    if contender == "torch":
+        seconds_of = torch_writer(model, storage, prompt, chosen)
+    else:
+        seconds_of = engine_writer(model, storage, prompt, chosen, threads, works() if contender == "memory" else None)
     return TOKENS / min(seconds_of() for _ in range(3 if shape == "base" else 10))
 
 
-def torch_writer(
-    model: Transformer, storage: str, prompt: list[int], sampling: Sampling, threads: int
-) -> Callable[[], float]:
+def works() -> NgramMemory:
+    """Of the training part of the complete works, in the quickstart's tokens."""
+    text, tokenizer = read_asset(SHAKESPEARE).decode(), BPETokenizer(vocab_size=2048)
+    tokenizer.fit(lambda: [text])
+    return NgramMemory(tokenizer.encode_array(text[: len(text) * 9 // 10]), 2048)
+
+
+def torch_writer(model: Transformer, storage: str, prompt: list[int], sampling: Sampling) -> Callable[[], float]:
     """A function that writes a text with torch and says how long its tokens took."""
     if storage != "float32":
         quantize(model, storage)
+    network = TorchNetwork(model)
 
     def seconds() -> float:
-        steps = generate(model, torch.tensor([prompt]), TOKENS + 1, sampling, [0])
+        steps = generate(network, np.array([prompt]), TOKENS + 1, sampling, [0])
         next(steps)
         start = time.perf_counter()
         list(steps)
@@ -77,19 +90,20 @@ def torch_writer(
 
 
 def engine_writer(
-    model: Transformer, storage: str, prompt: list[int], sampling: Sampling, threads: int
+    model: Transformer, storage: str, prompt: list[int], sampling: Sampling, threads: int, memory: NgramMemory | None
 ) -> Callable[[], float]:
-    """The same with the engine, drawing CHUNK tokens a call."""
+    """The same with the engine, drawing CHUNK tokens a call; what was typed is the prompt."""
     weights = {name: x.numpy() for name, x in model.state_dict().items()}
     engine = Engine(model.config, weights, storage=storage, threads=threads)
 
     def seconds() -> float:
         engine.reset(0)
         engine.read(0, np.array(prompt))
-        drawn = engine.generate(0, sampling, 0, prompt, 0, 1)
+        counting = None if memory is None else EngineMemory(memory, prompt, np.array(prompt), 1.0)
+        drawn = engine.generate(0, sampling, 0, prompt, 0, 1, memory=counting)
         start = time.perf_counter()
         while len(drawn) <= TOKENS:
-            drawn += engine.generate(0, sampling, 0, prompt + drawn, len(drawn), CHUNK)
+            drawn += engine.generate(0, sampling, 0, prompt + drawn, len(drawn), CHUNK, memory=counting)
         return time.perf_counter() - start
 
     return seconds
@@ -104,9 +118,11 @@ def measure_apart(*words: str) -> float:
 def contenders(shape: str) -> list[tuple[str, str, str]]:
     """(who, storage, sampling)."""
     kinds = ["float32", "int8", "int4"]
-    return [("engine", kind, sampling) for kind in [*kinds, "bfloat16"] for sampling in SAMPLINGS] + [
-        ("torch", kind, sampling) for kind in (kinds if shape == "base" else kinds[:1]) for sampling in SAMPLINGS
-    ]
+    who = [("engine", kind) for kind in [*kinds, "bfloat16"]]
+    who += (
+        [("memory", "float32"), ("torch", "float32")] if shape == "quickstart" else [("torch", kind) for kind in kinds]
+    )
+    return [(*one, sampling) for one in who for sampling in SAMPLINGS]
 
 
 def print_table(shape: str, rounds: int, threads: int) -> None:

@@ -2,10 +2,12 @@
 
     python benchmarks/serving.py [--clients 8] [--tokens 32] [--rounds 3] [--layers 12]
 
+With --rounds 0 only how soon.
 One and several take turns, and the median of the rounds counts. The client runs beside the server on the same cores.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import statistics
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,8 +68,14 @@ def main() -> None:
                 assert server.stdout
                 found = re.search(r"http://\S+", server.stdout.readline())
                 assert found
-                urllib.request.urlopen(f"{found[0]}/health").close()
-                print(f"{Path(place).name}: the first answer after {time.perf_counter() - began:.2f} s")
+                with contextlib.suppress(urllib.error.HTTPError):  # 503: the model is being opened
+                    urllib.request.urlopen(f"{found[0]}/health").close()
+                answered = time.perf_counter() - began
+                ask(found[0], 0, 1)
+                ready = time.perf_counter() - began
+                print(
+                    f"{Path(place).name}: the first answer after {answered:.2f} s, the first token after {ready:.2f} s"
+                )
                 speeds = [
                     [tokens_per_second(found[0], n, options.tokens) for n in (1, options.clients)]
                     for _ in range(rounds)

@@ -53,7 +53,8 @@ def seconds_until_shown(arguments: list[str]) -> float:
     """Until the output is complete, or goes on after the prompt where there is one."""
     enough = len(PROMPT) + 1 if PROMPT in arguments and LENGTH[0] not in arguments else 1 << 30
     start = time.perf_counter()
-    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         got = 0
         while got < enough and (piece := os.read(process.stdout.fileno(), 1 << 16)):

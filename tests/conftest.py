@@ -64,8 +64,9 @@ def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(common_folder: Path) -> None:
-    """No test reads or fills the cache folder of whoever runs the tests."""
+    """No test reads or fills the cache folder of whoever runs the tests, nor what was typed at a terminal."""
     os.environ["YINGGEM_CACHE"] = str(common_folder / "cache")
+    os.environ["YINGGEM_HISTORY"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -37,14 +37,16 @@ def write_checkpoint(path: Path, tokenizer: Tokenizer, memory: bool = True, seed
 
 
 class Server:
-    """A service that listens, until it is stopped."""
+    """A service that listens, until it is stopped; where it is `patient`, once its model is open."""
 
     def __init__(
-        self, checkpoint: Path | None, limits: Limits, rows: int, waiting: int, run: Path | None, **app
+        self, checkpoint: Path | None, limits: Limits, rows: int, waiting: int, run: Path | None, patient: bool, **app
     ) -> None:
         metrics = Metrics()
         opening = Opening("cpu", None, rows, waiting, metrics.count_tokens)
         self.source = ModelSource(checkpoint, opening, run, tell=lambda line: None)
+        if patient:
+            self.source.wait()
         self.service = Service(self.source, metrics, limits)
         listening = listen("127.0.0.1", 0)
         self.url = address(listening)

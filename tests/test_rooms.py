@@ -56,6 +56,7 @@ ELSEWHERE = {
     "inference/networks/engine_network.py": "inference/test_generation.py",
     "inference/filters.py": "inference/test_generation.py",
     "inference/sampling.py": "inference/test_generation.py",
+    "inference/pages/self_contained.py": "inference/pages/test_surprise_page.py",
     "inference/files/stored_tensors.py": "inference/files/test_unpickling.py",
     "inference/networks/torch_network.py": "inference/test_generation.py",
     "inference/files/verification.py": "inference/test_checkpoint.py",

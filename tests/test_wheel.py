@@ -71,6 +71,7 @@ def test_the_wheel_holds_every_module_configuration_and_asset(installation):
     assert of_the_checkout("yinggem", "*.py") <= names
     assert of_the_checkout("yinggem", "*.[ch]") <= names
     assert of_the_checkout("yinggem", "*.xz") | {"yinggem/py.typed", "yinggem/text/assets/starter.ckpt"} <= names
+    assert all(of_the_checkout("yinggem", pattern) <= names for pattern in ("*.html", "*.js", "*.css"))
     assert {f"yinggem/{name}" for name in of_the_checkout("conf", "*.yaml")} <= names
     assert of_the_checkout("hydra_plugins", "*.py") <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"yinggem", "hydra_plugins"}

@@ -10,7 +10,8 @@ from typing import NoReturn
 from yinggem import __version__
 from yinggem.common.command_line import run
 
-PRINTS_ITS_RESULT = ("generate", "evaluate", "copies")  # the others write files, and go on where nothing can be printed
+# The others write files, and go on where nothing can be printed.
+PRINTS_ITS_RESULT = ("generate", "evaluate", "copies", "inspect")
 COMMANDS = Path(__file__).parent / "commands"
 
 

@@ -103,14 +103,27 @@ def test_without_the_extra_the_sentence_says_what_to_install():
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_is_damaged_ends_the_server_with_one_sentence(tmp_path):
+    (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
+    words = ["-m", "yinggem", "serve", "--checkpoint", str(tmp_path / "bad.ckpt"), "--port", "0"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "bad.ckpt" in done.stderr
+
+
+@pytest.mark.slow
 def test_serving_loads_no_torch(checkpoint):
     """Else it would take seconds to answer."""
     code = f"""
 import sys
+from pathlib import Path
 from yinggem.commands import serve
-from yinggem.serving.metrics import Metrics
 import yinggem.serving.api, uvicorn
-serve.open_source(serve.parse_serving(["--checkpoint", {str(checkpoint)!r}]), Metrics())
+from yinggem.serving.served_model import ModelSource, Opening
+path, run = serve.what_is_served(serve.parse_serving(["--checkpoint", {str(checkpoint)!r}]))
+source = ModelSource(path, Opening(None, None, 4, 4, lambda drawn, read: None))
+source.wait()
+assert source.current
 assert not {{"torch", "lightning", "hydra", "pydantic"}} & set(sys.modules), sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -12,6 +12,7 @@ import pytest
 from loopback import write_checkpoint
 
 import yinggem
+from yinggem.commands.history import LineHistory
 from yinggem.commands.terminal import Terminal
 from yinggem.common.errors import UserError
 from yinggem.inference.files.stored_model import read_model
@@ -65,7 +66,7 @@ def test_what_cannot_be_done_is_said(terminal, line, word):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="terminals are others there")
-def test_ctrl_c_stops_the_text_and_not_the_program(checkpoint):
+def test_ctrl_c_stops_the_text_and_not_the_program_and_lines_are_kept(checkpoint, tmp_path):
     import pty
 
     own, other = pty.openpty()
@@ -78,8 +79,11 @@ def test_ctrl_c_stops_the_text_and_not_the_program(checkpoint):
         "--device",
         "cpu",
     ]
+    typed_before = tmp_path / "state" / "lines"
+    LineHistory(typed_before).add("/length 7")
     running = subprocess.Popen([*words, "--max-new-tokens", "2000000"], stdin=other, stdout=other, stderr=other,
-                               start_new_session=True, preexec_fn=take_terminal)  # fmt: skip
+                               start_new_session=True, preexec_fn=take_terminal,
+                               env=os.environ | {"YINGGEM_HISTORY": str(typed_before), "TERM": "xterm"})  # fmt: skip
     os.close(other)
     seen = b""
 
@@ -91,6 +95,11 @@ def test_ctrl_c_stops_the_text_and_not_the_program(checkpoint):
             seen += os.read(own, 1 << 16)
         seen = seen.partition(text)[2]
 
+    until(b"> ")
+    os.write(own, b"\x1b[A\n")  # the arrow brings back what another session typed
+    until(b"/length 7")
+    until(b"> ")
+    os.write(own, b"/length 2000000\n")
     until(b"> ")
     os.write(own, b"Thou\n")
     while len(seen) < 2000:
@@ -104,6 +113,7 @@ def test_ctrl_c_stops_the_text_and_not_the_program(checkpoint):
     os.write(own, b"\x04")
     assert running.wait(30) == 0
     os.close(own)
+    assert LineHistory(typed_before).lines() == ["/length 7", "/length 2000000", "Thou", "/length 5", "/show"]
 
 
 @pytest.mark.slow

@@ -54,6 +54,47 @@ static Engine *random_engine(uint64_t seed, int threads, int kind, const char *k
     return e;
 }
 
+typedef struct { /* of a memory whose numbers mean nothing, as those of a damaged file */
+    uint32_t *ids, *suffixes, *firsts, *alone;
+    double *numbers; /* of the mixture, and discounts */
+    uint64_t *marks;
+} Garbage;
+
+static uint32_t *random_integers(size_t n, uint32_t below) {
+    uint32_t *x = malloc((n + 1) * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = draw(below);
+    return x;
+}
+
+static Memory *random_memory(int vocab, Garbage *g) {
+    enum { NUMBERS = MAX_FEATURES * (MAX_INNER + MAX_SOURCES) };
+    int size = 1 + (int)draw(3000), longest = 2 + (int)draw(6), words = size / 512 * 8 + 8;
+    uint32_t limits[] = {(uint32_t)vocab, (uint32_t)size, 0x7fffffff};
+    g->ids = random_integers((size_t)size, limits[draw(2) * 2]), g->suffixes = random_integers((size_t)size, limits[1 + draw(2)]);
+    g->firsts = random_integers((size_t)vocab + 1, limits[1 + draw(2)]), g->alone = random_integers((size_t)vocab, 9);
+    g->alone[0]++;
+    g->marks = malloc((size_t)words * 3 * sizeof *g->marks), g->numbers = malloc(NUMBERS * sizeof *g->numbers);
+    for (int i = 0; i < words * 3; i++) g->marks[i] = (uint64_t)draw(1u << 31) << 33 | (uint64_t)draw(1u << 31) << 2 | draw(4);
+    for (int i = 0; i < NUMBERS; i++) g->numbers[i] = (double)draw(1000) / 1000; /* discounts as well: below 1 */
+    NgramIndex index = {.ids = g->ids, .suffixes = g->suffixes, .firsts = g->firsts, .alone = g->alone, .discounts = g->numbers,
+                        .size = size, .width = 1 << draw(3), .vocab = vocab, .longest = longest};
+    for (int i = 0; i < MAX_NGRAM; i++) index.marks[i] = g->marks;
+    Mixture mixture = {.hidden = g->numbers, .hidden_bias = g->numbers, .out = g->numbers, .out_bias = g->numbers,
+                       .direct = g->numbers, .features = 2 * SUMMARY + 1 + 2 * (longest - 1) + 2 * 4, .inner = 16,
+                       .sources = 3 + longest - 2 + 2, .order_count = 4, .brief_count = 2, .orders = {0, 1, 2, 5},
+                       .brief = {1, 2}, .share = (double)draw(3)};
+    int32_t *typed = (int32_t *)random_integers(200, (uint32_t)vocab + 1);
+    Memory *m = memory_new(&index, &mixture, typed, draw(200));
+    free(typed);
+    if (!m) abort();
+    return m;
+}
+
+static void free_garbage(Memory *m, Garbage *g) {
+    memory_free(m);
+    free(g->ids), free(g->suffixes), free(g->firsts), free(g->alone), free(g->numbers), free(g->marks);
+}
+
 static int wrong(const char *what, uint64_t seed, int kind, const char *kernels) {
     printf("%s: seed %llu, kind %d, kernels %s\n", what, (unsigned long long)seed, kind, kernels);
     return 1;
@@ -82,8 +123,20 @@ static int try_engine(uint64_t seed, int threads, int kind, const char *kernels,
     Sampling s = {.temperature = (float)draw(3) / 2, .top_k = (int)draw(2) * 9, .top_p = draw(2) ? 0.85f : 1,
                   .min_p = draw(2) ? 0.01f : 0, .typical_p = draw(2) ? 0.9f : 1, .repetition_penalty = draw(2) ? 1.2f : 1,
                   .ngram = (int)draw(4), .spared = (int)draw(3) - 1, .repetition_window = (int)draw(3) - 1};
-    if (engine_generate(e, 0, &s, seed, text, LENGTH, 0, 40, &drawn) || drawn != 40)
+    Garbage garbage;
+    Memory *memory = random_memory(vocab, &garbage);
+    if (memory_add(memory, ids, LENGTH) || !memory_add(memory, &vocab, 1)) failed = wrong("no memory", seed, kind, kernels);
+    if (engine_generate(e, 0, &s, &(Extras){0}, seed, text, LENGTH, 0, 20, &drawn) || drawn != 20)
         failed = wrong("no text", seed, kind, kernels);
+    if (engine_generate(e, 0, &s, &(Extras){.memory = memory}, seed, text, LENGTH + 20, 20, 19, &drawn) || drawn != 19)
+        failed = wrong("no text with a memory", seed, kind, kernels);
+    int32_t *all = malloc((size_t)vocab * sizeof *all);
+    for (int i = 0; i < vocab; i++) all[i] = i;
+    Extras extras = {memory, all, vocab - (int32_t)draw(2)};
+    if (engine_generate(e, 0, &s, &extras, seed, text, LENGTH + 39, 39, 1, &drawn) ||
+        (drawn && text[LENGTH + 39] != vocab - 1) || drawn != vocab - extras.forbidden_count)
+        failed = wrong("a forbidden id was drawn", seed, kind, kernels);
+    free(all), free_garbage(memory, &garbage);
     if (!engine_read(e, 3, ids, 1, 0, NULL) || !engine_read(e, 0, (int32_t[]){vocab}, 1, 0, NULL) ||
         !engine_step(e, (int32_t[]){1, 1}, ids, 2, two) || !engine_copy(e, 0, -1))
         failed = wrong("a mistake went through", seed, kind, kernels);

@@ -18,6 +18,7 @@ from torch import nn
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
 from yinggem.engine import engine as module
+from yinggem.engine import library
 from yinggem.engine.engine import Engine, engine_refusal, sampling_refusal
 from yinggem.engine.library import KERNELS, open_library
 from yinggem.inference.filters import History, choose
@@ -330,6 +331,6 @@ def test_frequencies_are_those_of_the_model():
 
 def test_structures_are_as_large_as_their_fields():
     """No padding that C and Python could disagree on."""
-    for structure in (module.Shape, module.SamplingSettings):
+    for structure in (library.Shape, library.SamplingSettings):
         sizes = [ctypes.sizeof(field[1]) for field in structure._fields_]
         assert ctypes.sizeof(structure) - sum(sizes) < 8

@@ -1,19 +1,25 @@
 """A text written in turns is the text that generating writes behind all that stands there, read once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from yinggem.common.errors import UserError
+from yinggem.engine.engine import engine_refusal
 from yinggem.inference.completion import complete_text, prompt_ids
 from yinggem.inference.conversation import Conversation
+from yinggem.inference.copying import TrainingText
 from yinggem.inference.draws import uniform
 from yinggem.inference.filters import History, choose
-from yinggem.inference.networks.rows import TorchRows
+from yinggem.inference.networks.opening import network_of
+from yinggem.inference.networks.rows import TorchRows, rows_of
 from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
+from yinggem.memory.ngram_memory import NgramMemory
+from yinggem.model.config import ModelConfig
 from yinggem.text.tokenizer import ByteTokenizer, CharTokenizer
 
 SAMPLING = Sampling(repetition_penalty=1.1)
@@ -80,3 +86,20 @@ def test_turns_of_a_template_each_begin_with_the_end_of_the_one_before(model):
     assert talk._ids[:-4] == prompt_ids(tokenizer, "one")
     list(talk.say("two", 4))
     assert talk._ids[:-4][-len(prompt_ids(tokenizer, "two")) :] == prompt_ids(tokenizer, "two")
+
+
+@pytest.mark.skipif(engine_refusal(ModelConfig(1)) is not None, reason="there is no compiled engine")
+def test_a_text_that_the_engine_draws_is_the_same(model, tmp_path):
+    text = np.frombuffer(b"Thou art more lovely and more temperate. " * 9, np.uint8)
+    memory = NgramMemory(text, 256, cache_dir=tmp_path)
+    training = TrainingText(memory, ByteTokenizer())
+    rest: dict[str, Any] = {"seed": 2, "memory": memory, "training": training, "max_copy": "9c"}
+    sampling = Sampling(repetition_window=5)
+    in_c = Conversation(rows_of(network_of(model)), ByteTokenizer(), sampling, **rest)
+    by_torch = Conversation(TorchRows(TorchNetwork(model), 1), ByteTokenizer(), sampling, **rest)
+    for talk in (in_c, by_torch):
+        list(talk.say("Thou", 20))
+        for _ in zip(range(5), talk.say(" art", 50), strict=False):
+            pass
+        list(talk.say("", 20))
+    assert in_c.text == by_torch.text and in_c._ids == by_torch._ids

@@ -53,7 +53,7 @@ def in_c(model: Transformer) -> EngineNetwork:
 def in_c_drawn_here(model: Transformer) -> EngineNetwork:
     """As with a memory or a limit on copies: C computes, and the loop draws."""
     network = in_c(model)
-    network.draws = lambda sampling, rows: False  # type: ignore[method-assign]
+    network.draws = lambda sampling, steps: False  # type: ignore[method-assign]
     return network
 
 

@@ -27,8 +27,8 @@ def start() -> Iterator[Callable[..., Server]]:
     """Starts servers, which end with the tests."""
     started: list[Server] = []
 
-    def begin(checkpoint=None, limits=None, rows=4, waiting=8, run=None, **app) -> Server:
-        started.append(Server(checkpoint, limits or Limits(2000, 500, 60), rows, waiting, run, **app))
+    def begin(checkpoint=None, limits=None, rows=4, waiting=8, run=None, patient=True, **app) -> Server:
+        started.append(Server(checkpoint, limits or Limits(2000, 500, 60), rows, waiting, run, patient, **app))
         return started[-1]
 
     yield begin

@@ -13,6 +13,7 @@ import pytest
 from loopback import Server
 from running import sized
 
+from yinggem.serving import served_model
 from yinggem.serving.body import Limits
 
 LONG: dict[str, Any] = {"prompt": "O", "max_tokens": 1 << 20, "seed": 0, "memory": 0}  # nobody waits for its end
@@ -200,4 +201,34 @@ def test_many_at_once_wait_for_their_turn(start, byte_checkpoint):
         found = [*pool.map(lambda seed: server.complete(prompt="O", seed=seed, max_tokens=5), range(12))]
     assert len({made["choices"][0]["text"] for made in found}) > 6
     assert threading.active_count() < 60
+    server.stop()
+
+
+def test_it_answers_while_the_model_is_opened_and_who_asks_early_waits(start, byte_checkpoint, local, monkeypatch):
+    disk, read = threading.Event(), served_model.read_model
+
+    def read_slowly(path):
+        assert disk.wait(30)
+        return read(path)
+
+    monkeypatch.setattr(served_model, "read_model", read_slowly)
+    server = start(byte_checkpoint, patient=False)
+    early = server.client.get("/health")
+    assert (early.status_code, early.json()) == (503, {"status": "loading"})
+    assert server.client.get("/").status_code == server.client.get("/v1/models").status_code == 200
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(server.complete, prompt="Thou", max_tokens=5, seed=1)
+        settings = pool.submit(server.client.get, "/settings")
+        time.sleep(0.1)
+        assert not (asked.done() or settings.done())
+        disk.set()
+        assert asked.result()["choices"][0]["text"] == local.generate("Thou", max_new_tokens=5, seed=1)
+        assert settings.result().status_code == 200 and server.client.get("/health").status_code == 200
+    server.stop()
+
+
+def test_a_model_that_cannot_be_opened_is_said(start, tmp_path):
+    (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
+    server = start(tmp_path / "bad.ckpt")
+    assert "bad.ckpt" in server.refused(503, prompt="a")
     server.stop()

@@ -179,6 +179,23 @@ def test_an_error_is_said_and_a_warning_comes_before_a_text_is_left(page):
     page.wait_for_function("document.getElementById('text').textContent === ''")
 
 
+def test_how_it_reads_opens_as_pages_of_their_own(page):
+    write(page, "Thou art <b>lovely</b>")
+    page.locator("#reading").click()
+    for number, selector in enumerate(("#heads button", "pre span")):
+        link = page.locator("#readings a").nth(number)
+        link.wait_for()
+        with page.context.expect_page() as opened:
+            link.click()
+        other = opened.value
+        wrong: list[str] = []
+        other.on("console", lambda line, wrong=wrong: wrong.append(line.text))
+        other.reload()
+        other.wait_for_selector(selector)
+        assert other.locator("b").count() <= 1 and wrong == []  # the name of the chosen token is bold
+        other.close()
+
+
 def test_a_narrow_screen_shows_everything_without_scrolling_sideways(page):
     page.set_viewport_size({"width": 360, "height": 700})
     write(page, "Thou art " * 30)

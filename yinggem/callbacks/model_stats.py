@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from yinggem.common.checks import check_whole_number
+from yinggem.model.attention_weights import attention_weights
 from yinggem.model.masks import band_mask
-from yinggem.model.rope import rotary_angles
 from yinggem.model.transformer import Transformer
 from yinggem.training.module import LanguageModule
 
@@ -107,11 +107,8 @@ def is_sharded(module: nn.Module) -> bool:
     return any(hasattr(weights, "to_local") or weights.numel() == 0 for weights in module.parameters())
 
 
-@torch.no_grad()
 def attention_distances(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:
     """For each layer, the share of attention weight at each distance, averaged over heads and (the last) queries.
-
-    softmax(q k / sqrt d) is computed anew, for no kernel of attention returns it; everything before it is the model's.
 
     Args:
         model: in eval mode.
@@ -120,21 +117,14 @@ def attention_distances(model: Transformer, tokens: Tensor) -> Iterator[Tensor]:
     Yields:
         (W,) float32 on the CPU, summing to 1; W = min(window, T). Distance 0 is the token itself.
     """
-    config, length = model.config, tokens.size(1)
-    window, count = min(config.attention_window or length, length), min(QUERIES, length)
-    angles = rotary_angles(0, length, config.head_size, config.rope_theta, tokens.device)
+    length = tokens.size(1)
+    window, count = min(model.config.attention_window or length, length), min(QUERIES, length)
     sees = band_mask(count, length, window, tokens.device)  # (Q, T)
     positions = torch.arange(length, device=tokens.device)
     distance = (positions[-count:, None] - positions)[sees]  # (pairs,)
-    x = model.embedding(tokens)
-    block: Any
-    for block in model.blocks:
-        query, key, _ = block.attention.project(block.attention_norm(x), angles)
-        key = key.repeat_interleave(query.size(1) // key.size(1), dim=1)
-        scores = query[:, :, -count:].float() @ key.float().transpose(2, 3) / config.head_size**0.5
-        weights = scores.masked_fill(~sees, -torch.inf).softmax(-1, dtype=torch.float32).mean((0, 1))  # (Q, T)
-        yield torch.zeros(window, device=x.device).index_add_(0, distance, weights[sees]).div_(count).cpu()
-        x = block.forward(x, angles)  # not block(): one that is compiled would compile again for this shape
+    for weights in attention_weights(model, tokens, count):
+        mean = weights.mean((0, 1))[sees]
+        yield torch.zeros(window, device=tokens.device).index_add_(0, distance, mean).div_(count).cpu()
 
 
 def mean_distance(distribution: Tensor) -> float:

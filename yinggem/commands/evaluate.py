@@ -7,20 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
-from yinggem.inference.evaluation import Evaluation, evaluate, trained_context_length
+from yinggem.inference.document_scores import DocumentScores
+from yinggem.inference.evaluation import evaluate, trained_context_length
 from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.language_model import LanguageModel
 from yinggem.inference.networks.device import choose_device
 from yinggem.inference.networks.torch_network import TorchNetwork
+from yinggem.inference.pages.surprise_page import page_of_ids
 from yinggem.inference.starter import memory_of
-from yinggem.inference.surprise_page import MOST_TOKENS, pieces_of, surprise_page
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
 from yinggem.model.config import QUANTIZATIONS
 from yinggem.runs.layout import find_model
@@ -30,7 +29,9 @@ from yinggem.text.reading import Reading
 from yinggem.text.splitting import TokenizedSplit
 from yinggem.text.text_record import TextRecord, open_recorded_text
 from yinggem.text.tokens.token_array import TokenArray
-from yinggem.text.tokens.windows import Ids
+
+NAMED_OF_AN_END = 3  # documents; --json has more
+SHOWN = 60  # characters of each
 
 
 def evaluation_parser() -> argparse.ArgumentParser:
@@ -81,21 +82,41 @@ def main(arguments: list[str] | None = None) -> None:
     if options.adaptive and memory is None:
         raise UserError("--adaptive adds what counting reaches, which is measured on validation text alone.")
     about_text = (model, ids, split.token_bytes, context_length, options.batch_size)
+    documents = DocumentScores(tokenizer) if tokenizer.end_id is not None else None
+    hear = documents.add if documents else None
     if memory is None:
-        figures: dict[str, float] = evaluate(*about_text).to_dict()
+        figures: dict[str, Any] = evaluate(*about_text, hear).to_dict()
     else:
-        figures = evaluate_with_counting(*about_text, memory, options.adaptive).to_dict()
+        figures = evaluate_with_counting(*about_text, memory, options.adaptive, hear).to_dict()
     if options.html:
         scored_by = LanguageModel(TorchNetwork(model, "evaluate"), tokenizer, context_length, kept)
-        write_page(options.html, text.name, scored_by, ids)
+        write_atomically(options.html, page_of_ids(text.name, scored_by, ids).encode())
+        print(f"Written: {options.html}", file=sys.stderr)
     if options.json:
         settings = {"val_fraction": text.val_fraction, "split_by": text.split_by, "context_length": context_length}
         about = {"checkpoint": str(path), "data": text.name, "split": options.split, **settings}
-        print(json.dumps(about | figures | {"notes": notes}))
+        told = {"documents": documents.to_dict()} if documents else {}
+        print(json.dumps(about | figures | told | {"notes": notes}))
         return
     print(f"{'text':14} {text.name}, {described_split(text, options.split)}")
-    for name, value in figures.items():
-        print(f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}")
+    print("\n".join(described(figures, documents)))
+
+
+def described(figures: dict[str, Any], documents: DocumentScores | None) -> list[str]:
+    """The figures, and of documents how many there are and those that were predicted worst and best."""
+    lines = [
+        f"{name:14} {value:,.4f}" if isinstance(value, float) else f"{name:14} {value:,}"
+        for name, value in figures.items()
+    ]
+    if documents is None:
+        return lines
+    lines.append(f"{'documents':14} {documents.count:,}")
+    for name, end in zip(("worst", "best"), documents.ends(), strict=True):
+        lines += [
+            f"  {name:12} {one.bits_per_byte:.4f} bits per byte: document {one.number:,}, {one.text[:SHOWN]}"
+            for one in end[:NAMED_OF_AN_END]
+        ]
+    return lines
 
 
 def ids_of(split: TokenizedSplit, name: str) -> TokenArray:
@@ -106,25 +127,6 @@ def ids_of(split: TokenizedSplit, name: str) -> TokenArray:
     if ids is None:
         raise UserError("The run kept no test split; train with data.test_fraction=X, or evaluate another split.")
     return ids
-
-
-def write_page(place: str, title: str, model: LanguageModel, ids: Ids) -> None:
-    """Write the page of --html, as the model predicts the text, with its memory if it has one.
-
-    Args:
-        ids: (N,) of the text; the first MOST_TOKENS are shown.
-    """
-    shown = ids[:MOST_TOKENS].astype(np.int64)
-    if len(shown) < 2:
-        raise UserError(f"A text of {len(shown)} tokens holds nothing to predict; evaluate on a longer one.")
-    nats = model.nats_of(shown)
-    pieces = pieces_of(model.tokenizer, shown.tolist(), [0.0, *nats.tolist()])  # nothing precedes the first
-    size = int(model.tokenizer.token_byte_lengths[shown[1:]].sum(dtype=np.int64))
-    note = "With the memory. " if model.memory else ""
-    note += f"These are the first {len(shown):,} of {len(ids):,} tokens." if len(shown) < len(ids) else ""
-    page = surprise_page(title, pieces, Evaluation(float(nats.sum()), len(nats), size), note)
-    write_atomically(place, page.encode())
-    print(f"Written: {place}", file=sys.stderr)
 
 
 def memory_to_compare(

@@ -46,9 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
 def converse(network: Any, tokenizer: Any, options: Namespace) -> None:
     """At a terminal write one text in turns; else continue each line on its own. Ctrl-C ends a text; Ctrl-D leaves."""
     if sys.stdin.isatty() and sys.stdout.isatty():
+        from yinggem.commands.history import LineHistory, default_place
         from yinggem.commands.terminal import Terminal
 
-        Terminal(network, tokenizer, options, sampling_of(options, tokenizer.name), show).run()
+        place = None if options.no_history else default_place()
+        history = LineHistory(place) if place else None
+        Terminal(network, tokenizer, options, sampling_of(options, tokenizer.name), show, history).run()
         return
     try:
         while True:
@@ -99,6 +102,7 @@ def generation_parser() -> Parser:
     add("--mark-copies", action="store_true", help="mark what stands in the training text, from 8 words on")
     add("--stats", action="store_true", help="words that the training text lacks, repetitions, the longest copy")
     add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
+    add("--no-history", action="store_true", help="keep no typed lines for the next --interactive")
     add("--json", action="store_true", help="print one JSON object per sample")
     add("--logprobs", type=whole_number(0, 100), metavar="N",
         help="tell how likely each token was, and the N likeliest")

@@ -9,14 +9,10 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.model.config import QUANTIZATIONS
-
-if TYPE_CHECKING:
-    from yinggem.serving.served_model import ModelSource
 
 KEY = "YINGGEM_API_KEY"
 
@@ -76,7 +72,7 @@ def parse_serving(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Listen, load, answer until Ctrl-C or SIGTERM; then finish what was begun."""
+    """Listen, open the model, answer until Ctrl-C or SIGTERM; then finish what was begun."""
     options = parse_serving(arguments)
     try:
         import uvicorn
@@ -86,34 +82,50 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"yinggem serve needs {error.name}; install it with pip install 'yinggem[serve]'.") from None
     from yinggem.serving.body import Limits
     from yinggem.serving.metrics import Metrics
-
-    listening, metrics = listen(options.host, options.port), Metrics()  # who comes early waits for the model
-    source = open_source(options, metrics)
-    service = Service(source, metrics, Limits(options.max_prompt, options.max_tokens, options.timeout), options.name)
-    app = make_app(service, options.host, options.allow_host, options.api_key, options.cors)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
-    for number_ in (signal.SIGTERM, signal.SIGINT):  # which uvicorn passes on once all is finished
-        signal.signal(number_, lambda *_: None)
-    print(f"Serving {options.name} at {address(listening)} ({about(source)}); Ctrl-C ends it.", flush=True)
-    uvicorn.Server(config).run(sockets=[listening])
-    source.close()
-
-
-def open_source(options: argparse.Namespace, metrics: "object") -> "ModelSource":
-    """The model that is served, and what replaces it."""
-    from yinggem.runs.layout import BEST, checkpoint, find_model
-    from yinggem.serving.metrics import Metrics
     from yinggem.serving.served_model import ModelSource, Opening
 
-    assert isinstance(metrics, Metrics)
+    path, run = what_is_served(options)
+    listening, metrics = listen(options.host, options.port), Metrics()
+    what = path or f"waiting for a checkpoint in {run}"
+    say(f"Serving {options.name} at {address(listening)} ({what}); Ctrl-C ends it.")
+    server = uvicorn.Server(
+        uvicorn.Config("", log_level="warning", access_log=False, lifespan="off", server_header=False)
+    )
+
+    def opened(source: ModelSource) -> None:
+        if source.failure:
+            server.should_exit = True
+        elif source.current:
+            say(f"Ready: {source.current.about}.")
+
     opening = Opening(options.device, options.quantize, options.rows, options.queue, metrics.count_tokens)
-    if options.follow is None:
-        path, said = find_model(options.checkpoint)
-        if said:
-            print(f"note: {said}", file=sys.stderr)
-        return ModelSource(path, opening)
-    run = Path(options.follow)
-    return ModelSource(checkpoint(run, BEST), opening, run, tell=lambda line: print(line, flush=True))
+    source = ModelSource(path, opening, run, say, opened)
+    limits = Limits(options.max_prompt, options.max_tokens, options.timeout)
+    service = Service(source, metrics, limits, options.name)
+    server.config.app = make_app(service, options.host, options.allow_host, options.api_key, options.cors)
+    for number_ in (signal.SIGTERM, signal.SIGINT):  # what comes before uvicorn listens for it, and is passed on after
+        signal.signal(number_, lambda *_: setattr(server, "should_exit", True))
+    server.run(sockets=[listening])
+    source.close()
+    if source.failure:
+        raise source.failure
+
+
+def what_is_served(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """The checkpoint, if there is one yet, and the run that is followed."""
+    from yinggem.runs.layout import BEST, checkpoint, find_model
+
+    if options.follow is not None:
+        return checkpoint(Path(options.follow), BEST), Path(options.follow)
+    path, said = find_model(options.checkpoint)
+    if said:
+        print(f"note: {said}", file=sys.stderr)
+    return path, None
+
+
+def say(line: str) -> None:
+    """Print it at once."""
+    print(line, flush=True)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -138,9 +150,3 @@ def address(listening: socket.socket) -> str:
     """What a browser is given."""
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def about(source: "ModelSource") -> str:
-    """Which checkpoint, and what computes it."""
-    model = source.current
-    return f"{model.path}; {model.about}" if model else f"waiting for a checkpoint in {source.run}"

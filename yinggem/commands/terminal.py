@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from yinggem.commands.history import LineHistory
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.inference.conversation import Conversation
@@ -28,6 +29,7 @@ class Terminal:
 
     Args:
         show: prints at once.
+        history: where lines are kept for other sessions; None: nowhere.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Terminal:
         options: Namespace,
         sampling: Sampling,
         show: Callable[[str], None],
+        history: LineHistory | None = None,
     ) -> None:
         share = 1.0 if options.memory is None else options.memory
         training = options.training if options.max_copy is not None else None
@@ -44,15 +47,15 @@ class Terminal:
             rows_of(network), tokenizer, sampling, options.seed, tuple(options.stop), options.counts, share, training,
             options.max_copy, options.ignore_end,
         )  # fmt: skip
-        self.length, self._show = options.max_new_tokens, show
+        self.length, self._show, self.history = options.max_new_tokens, show, history
 
     def run(self) -> None:
         """Ask for lines until Ctrl-D. Ctrl-C ends a text that is being made; at the prompt it leaves too."""
-        _keep_lines()
+        self._recall()
         self._show("/help tells what can be typed.\n")
         try:
             while True:
-                line = read_lines()
+                line = read_lines(self._keep)
                 try:
                     self.take(line)
                 except UserError as error:
@@ -61,6 +64,32 @@ class Terminal:
                     self._show("\n")
         except (EOFError, KeyboardInterrupt):
             self._show("\n")
+
+    def _recall(self) -> None:
+        """Let the arrow keys bring earlier lines back, those of other sessions too, where the system can."""
+        try:
+            import readline  # input() uses it once it is imported
+        except ImportError:
+            self.history = None
+            return
+        try:
+            for line in self.history.lines() if self.history else []:
+                readline.add_history(line)
+        except UserError as error:
+            self._forget(error)
+
+    def _keep(self, line: str) -> None:
+        """For the next session."""
+        try:
+            if self.history:
+                self.history.add(line)
+        except UserError as error:
+            self._forget(error)
+
+    def _forget(self, error: UserError) -> None:
+        """Go on without: nobody should lose a text for its sake."""
+        self._show(f"note: {error}\n")
+        self.history = None
 
     def take(self, line: str) -> None:
         """Do what a line says, or write on behind it.
@@ -128,17 +157,12 @@ def whole(name: str, value: str, low: int) -> int:
     return int(value)
 
 
-def read_lines() -> str:
-    """What is typed: one line, or several where all but the last end with a backslash."""
+def read_lines(heard: Callable[[str], None]) -> str:
+    """What is typed: one line, or several where all but the last end with a backslash; `heard` is told each."""
     line = input("> ")
+    heard(line)
     while line.endswith("\\"):
-        line = f"{line[:-1]}\n{input('. ')}"
+        more = input(". ")
+        heard(more)
+        line = f"{line[:-1]}\n{more}"
     return line
-
-
-def _keep_lines() -> None:
-    """Let the arrow keys bring earlier lines back, where the system can."""
-    try:
-        import readline  # noqa: F401 - input() uses it once it is imported
-    except ImportError:
-        return

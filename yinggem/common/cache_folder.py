@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from filelock import FileLock, Timeout
-
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 
@@ -78,6 +76,8 @@ def _lock_of(path: Path) -> Path:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Be the only process that makes this file and those it belongs to."""
+    from filelock import FileLock, Timeout  # its import takes longer than to open a file that is there
+
     lock = FileLock(_lock_of(path))
     try:
         try:
@@ -98,6 +98,8 @@ def remove_leftovers(path: Path) -> None:
 
     A living writer holds the lock of its file. Process ids would not do: the folder may be shared by machines.
     """
+    from filelock import FileLock
+
     for partial in path.parent.glob(".*.partial"):
         lock = _lock_of(path.with_name(partial.name[1:]))
         if lock == _lock_of(path):

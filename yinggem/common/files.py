@@ -12,11 +12,12 @@ from typing import Any, BinaryIO
 from yinggem.common.errors import UserError
 
 
-def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
+def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any], mode: int = 0o666) -> None:
     """Write a file so that `path` holds the old content or the new, even if the power fails.
 
     Args:
         content: the bytes, or a function that writes them to the open file it is given.
+        mode: who may read and write it, as far as the umask allows.
 
     Raises:
         UserError: the system refuses; what `path` held before is intact.
@@ -24,7 +25,7 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        with open(partial, "xb") as file:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             if callable(content):
                 content(file)
             else:

@@ -30,7 +30,7 @@
 #endif
 
 enum {
-    VERSION = 2,   /* of the functions at the end: the Python side refuses another */
+    VERSION = 3,   /* of the functions at the end: the Python side refuses another */
     PAD = 64,      /* every vector is zeros up to a multiple of so many numbers */
     ROWS = 8,      /* and every matrix has a multiple of so many rows */
     BLOCK = 64,    /* tokens that are computed at once */
@@ -122,6 +122,27 @@ static const Kernels *find_kernels(const char *name) {
     return NULL;
 }
 
+/* ---- Room ------------------------------------------------------------------------------------------------------- */
+
+/* Zeros. Large ones ask for huge pages: to look up the addresses of 4 KiB pages takes noticeable time. */
+static void *zeros(size_t size) {
+    const size_t huge = (size_t)1 << 21;
+    size_t align = size >= huge ? huge : 64;
+    size = (size + align - 1) / align * align;
+    void *memory = NULL;
+    if (posix_memalign(&memory, align, size ? size : align)) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (size >= huge) madvise(memory, size, MADV_HUGEPAGE);
+#endif
+    memset(memory, 0, size ? size : align);
+    return memory;
+}
+
+static int padded(int size, int to) { return (size + to - 1) / to * to; }
+
+#include "sampling.h"
+#include "memory.h"
+
 /* ---- What an engine is ------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -173,10 +194,7 @@ struct Engine {
     size_t product_stride;
     int product_count, chunk_rows;
 
-    /* Choosing a token: (vocab) each */
-    int32_t *kept, *seen, *order;
-    uint8_t *marked;
-    float *chosen, *probabilities, *distances;
+    Choice choice;
 
     /* Threads */
     int threads, started;
@@ -189,24 +207,6 @@ struct Engine {
     atomic_int done, sleepers, waiting, quit;
     atomic_int next_thread;
 };
-
-/* ---- Memory ----------------------------------------------------------------------------------------------------- */
-
-/* Zeros. Large ones ask for huge pages: to look up the addresses of 4 KiB pages takes noticeable time. */
-static void *zeros(size_t size) {
-    const size_t huge = (size_t)1 << 21;
-    size_t align = size >= huge ? huge : 64;
-    size = (size + align - 1) / align * align;
-    void *memory = NULL;
-    if (posix_memalign(&memory, align, size ? size : align)) return NULL;
-#if defined(MADV_HUGEPAGE)
-    if (size >= huge) madvise(memory, size, MADV_HUGEPAGE);
-#endif
-    memset(memory, 0, size ? size : align);
-    return memory;
-}
-
-static int padded(int size, int to) { return (size + to - 1) / to * to; }
 
 /* ---- Threads ---------------------------------------------------------------------------------------------------- */
 
@@ -566,193 +566,6 @@ static Status read_block(Engine *e, int row, const int32_t *ids, int n) {
     return OK;
 }
 
-/* ---- 6. Filters: which ids may be drawn ---------------------------------------------------------------------------
- * e->kept holds ids in ascending order and e->chosen their logits; a filter makes the lists shorter. */
-
-typedef struct { /* as Sampling, with the values that switch a filter off in place of None */
-    float temperature, top_p, min_p, typical_p, repetition_penalty;
-    int32_t top_k, ngram, spared; /* spared: an id that no penalty touches; -1: none */
-    int64_t repetition_window; /* -1: all */
-} Sampling;
-
-static int before(int32_t a, int32_t b, const float *key) { return key[a] > key[b] || (key[a] >= key[b] && a < b); }
-
-/* Move order[at] down until what is below comes after it: `order` is a heap, with the largest key first. */
-static void sift(int32_t *order, int n, int at, const float *key) {
-    int32_t moving = order[at];
-    for (int child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && before(order[child + 1], order[child], key)) child++;
-        if (!before(order[child], moving, key)) break;
-        order[at] = order[child];
-    }
-    order[at] = moving;
-}
-
-static void heapify(int32_t *order, int n, const float *key) {
-    for (int at = n / 2 - 1; at >= 0; at--) sift(order, n, at, key);
-}
-
-/* Take the first off the heap. */
-static int32_t take(int32_t *order, int *n, const float *key) {
-    int32_t first = order[0];
-    order[0] = order[--*n];
-    if (*n) sift(order, *n, 0, key);
-    return first;
-}
-
-/* e->probabilities of the n kept ids. */
-static void soften(Engine *e, int n) {
-    float *p = e->probabilities;
-    memcpy(p, e->chosen, (size_t)n * sizeof(float));
-    float sum = e->kernels->exponentials(p, n, e->kernels->highest(p, n), 1);
-    for (int i = 0; i < n; i++) p[i] /= sum;
-}
-
-/* Keep what is marked. */
-static int keep(Engine *e, int n) {
-    int left = 0;
-    for (int i = 0; i < n; i++)
-        if (e->marked[i]) e->kept[left] = e->kept[i], e->chosen[left++] = e->chosen[i];
-    return left;
-}
-
-/* The k likeliest ids, and those as likely as the k-th. */
-static int keep_top_k(Engine *e, int n, int k) {
-    if (k >= n) return n;
-    float *key = e->probabilities; /* negative: the heap of the k largest so far has the least of them first */
-    int32_t *order = e->order;
-    for (int i = 0; i < n; i++) key[i] = -e->chosen[i];
-    for (int i = 0; i < k; i++) order[i] = i;
-    heapify(order, k, key);
-    for (int i = k; i < n; i++)
-        if (key[i] < key[order[0]]) order[0] = i, sift(order, k, 0, key);
-    float least = e->chosen[order[0]];
-    for (int i = 0; i < n; i++) e->marked[i] = e->chosen[i] >= least;
-    return keep(e, n);
-}
-
-/* The smallest set of likeliest ids whose probability reaches p: those with less than p before them. */
-static int keep_top_p(Engine *e, int n, float p) {
-    soften(e, n);
-    int size = 0;
-    float *key = e->probabilities, highest = e->kernels->highest(key, n);
-    double sum = 0;
-    for (float least = highest / 8; sum < (double)p + 1e-5 && size < n; least = least < FLT_MIN ? 0 : least / 8) {
-        size = 0, sum = 0; /* few are worth sorting: those of some size, if there is enough in them */
-        for (int i = 0; i < n; i++) {
-            e->order[size] = i;
-            size += key[i] >= least;
-        }
-        for (int i = 0; i < size; i++) sum += (double)key[e->order[i]];
-    }
-    memset(e->marked, 0, (size_t)n);
-    heapify(e->order, size, key);
-    for (sum = 0; size;) {
-        int32_t next = take(e->order, &size, key);
-        sum += (double)key[next];
-        if ((float)sum - key[next] >= p) break;
-        e->marked[next] = 1;
-    }
-    return keep(e, n);
-}
-
-static int keep_min_p(Engine *e, int n, float p) {
-    soften(e, n);
-    float least = p * e->kernels->highest(e->probabilities, n);
-    for (int i = 0; i < n; i++) e->marked[i] = e->probabilities[i] >= least;
-    return keep(e, n);
-}
-
-/* Ids whose surprise is nearest the entropy, up to mass p (Meister et al. 2022). */
-static int keep_typical(Engine *e, int n, float p) {
-    soften(e, n);
-    float highest = e->kernels->highest(e->chosen, n), farthest = 0;
-    double sum = 0, entropy = 0, mass = 0;
-    for (int i = 0; i < n; i++) sum += exp((double)(e->chosen[i] - highest));
-    float total = highest + (float)log(sum);
-    for (int i = 0; i < n; i++) entropy -= (double)((e->chosen[i] - total) * e->probabilities[i]);
-    float *key = e->distances; /* negative: the heap has the nearest first */
-    for (int i = 0; i < n; i++) key[i] = -fabsf(total - e->chosen[i] - (float)entropy), e->order[i] = i;
-    int size = n;
-    heapify(e->order, size, key);
-    while (size && (float)mass < p) {
-        int32_t next = take(e->order, &size, key);
-        mass += (double)e->probabilities[next];
-        farthest = key[next];
-    }
-    for (int i = 0; i < n; i++) e->marked[i] = key[i] >= farthest;
-    return keep(e, n);
-}
-
-/* Divide the logits of ids seen before by the penalty where they are positive, and multiply them where negative. */
-static void penalize(Engine *e, float penalty) {
-    float *x = e->chosen;
-    for (int id = 0; id < e->shape.vocab; id++)
-        x[id] = e->seen[id] ? x[id] < 0 ? x[id] * penalty : x[id] / penalty : x[id];
-}
-
-/* Leave out the ids that would complete an n-gram that the text has already; all of them stay if none would be left. */
-static int ban(Engine *e, const int32_t *text, int64_t length, int ngram) {
-    int n = e->shape.vocab, left = n;
-    const int32_t *tail = text + length - (ngram - 1);
-    memset(e->marked, 1, (size_t)n);
-    for (int64_t i = 0; i + ngram <= length; i++)
-        if (!memcmp(text + i, tail, (size_t)(ngram - 1) * sizeof *text)) {
-            left -= e->marked[text[i + ngram - 1]];
-            e->marked[text[i + ngram - 1]] = 0;
-        }
-    return left ? keep(e, n) : n;
-}
-
-/* ---- 7. The draw --------------------------------------------------------------------------------------------------- */
-
-/* A uniform number in [0, 1) that follows from seed and position alone (Salmon et al. 2011: Philox4x32-10). */
-static double uniform(uint64_t seed, uint64_t position) {
-    uint32_t x[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];
-        uint32_t next[4] = {(uint32_t)(b >> 32) ^ x[1] ^ key[0], (uint32_t)b, (uint32_t)(a >> 32) ^ x[3] ^ key[1], (uint32_t)a};
-        memcpy(x, next, sizeof x);
-        key[0] += 0x9E3779B9u, key[1] += 0xBB67AE85u;
-    }
-    return ((double)(x[0] >> 5) * 67108864.0 + (double)(x[1] >> 6)) / 9007199254740992.0;
-}
-
-/* The next id after `text`: the first kept one up to which the probabilities sum to more than the uniform number. */
-static int32_t choose(Engine *e, const Sampling *s, const int32_t *text, int64_t length, double number) {
-    int n = e->shape.vocab;
-    if (s->repetition_penalty != 1 && s->repetition_window) penalize(e, s->repetition_penalty);
-    for (int id = 0; id < n; id++) e->kept[id] = id;
-    if (s->ngram && length >= s->ngram - 1) n = ban(e, text, length, s->ngram);
-    float highest = e->kernels->highest(e->chosen, n);
-    if (s->temperature < 1e-5f) {
-        for (int i = 0; i < n; i++)
-            if (e->chosen[i] >= highest) return e->kept[i];
-    }
-    for (int i = 0; i < n; i++) e->chosen[i] = (e->chosen[i] - highest) / s->temperature;
-    if (s->top_k) n = keep_top_k(e, n, s->top_k);
-    if (s->top_p < 1) n = keep_top_p(e, n, s->top_p);
-    if (s->min_p > 0) n = keep_min_p(e, n, s->min_p);
-    if (s->typical_p < 1) n = keep_typical(e, n, s->typical_p);
-    soften(e, n);
-    double total = 0, sum = 0;
-    int last = 0;
-    for (int i = 0; i < n; i++) total += (double)e->probabilities[i];
-    for (int i = 0; i < n; i++) {
-        sum += (double)e->probabilities[i];
-        if (sum > number * total) return e->kept[i];
-        if (e->probabilities[i] > 0) last = i;
-    }
-    return e->kept[last];
-}
-
-/* Whether a token can be drawn from these logits. */
-static int usable(const Engine *e, const float *logits) {
-    int odd = 0;
-    for (int i = 0; i < e->shape.vocab; i++) odd |= logits[i] != logits[i];
-    return !odd && fabsf(e->kernels->highest(logits, e->shape.vocab)) <= FLT_MAX;
-}
-
 /* ---- What Python calls ------------------------------------------------------------------------------------------------
  * Every function returns a Status. The Python side holds a lock, and looks after sizes and types. */
 
@@ -782,10 +595,9 @@ void engine_free(Engine *e) {
     for (int i = 0; i < MAX_THREADS; i++) free(e->scores[i]);
     void *rest[] = {e->norm.weight, e->norm.bias, e->layers, e->rows, e->frequencies, e->tokens, e->x, e->queries,
                     e->attended, e->wide, e->cosine, e->sine, e->logits, e->input.numbers, e->input.bytes, e->input.scale,
-                    e->input.group_sums, e->input.total, e->kept, e->seen, e->order, e->marked, e->chosen,
-                    e->probabilities, e->distances};
+                    e->input.group_sums, e->input.total};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) free(rest[i]);
-    free_matrix(&e->embedding), free_matrix(&e->head);
+    free_matrix(&e->embedding), free_matrix(&e->head), free_choice(&e->choice);
     free(e);
 }
 
@@ -808,9 +620,7 @@ static int make_room(Engine *e) {
     all = all && (in->numbers = floats(BLOCK * in->stride)) && (in->bytes = zeros(BLOCK * in->stride));
     all = all && (in->scale = floats(BLOCK)) && (in->total = zeros(BLOCK * sizeof(int32_t)));
     all = all && (in->group_sums = floats(BLOCK * in->group_stride)) && (e->logits = floats(BLOCK * vocab));
-    all = all && (e->kept = zeros(vocab * 4)) && (e->seen = zeros(vocab * 4)) && (e->order = zeros(vocab * 4));
-    all = all && (e->chosen = floats(vocab)) && (e->probabilities = floats(vocab)) && (e->distances = floats(vocab));
-    all = all && (e->marked = zeros(vocab)) && (e->frequencies = floats((size_t)e->head_size));
+    all = all && make_choice(&e->choice, e->kernels, s->vocab) && (e->frequencies = floats((size_t)e->head_size));
     for (int i = 0; all && i < e->row_count; i++) all = (e->rows[i].logits = floats(vocab)) != NULL;
     return all;
 }
@@ -891,6 +701,12 @@ static int bad_ids(const Engine *e, const int32_t *ids, int64_t n) {
         if (ids[i] < 0 || ids[i] >= e->shape.vocab) return 1;
     return 0;
 }
+
+typedef struct { /* what changes the logits before they are drawn from */
+    Memory *memory; /* or NULL */
+    const int32_t *forbidden; /* ids that may not be drawn */
+    int32_t forbidden_count;
+} Extras;
 
 static int bad_row(const Engine *e, int row) { return row < 0 || row >= e->row_count; }
 
@@ -992,27 +808,45 @@ int engine_score(Engine *e, int row, const int32_t *ids, const int32_t *next, in
     return OK;
 }
 
+/* Whether what is to be drawn from can be drawn from. `forbidden` ids cannot; 0 in *left where there are no others. */
+static Status prepare_choice(Engine *e, int row, const Extras *extras, int *left) {
+    Choice *c = &e->choice;
+    if (!usable(c, e->rows[row].logits)) return NOT_FINITE;
+    if (extras->memory) {
+        const double *mixed = memory_mix(extras->memory, e->rows[row].logits);
+        for (int id = 0; id < c->vocab; id++) c->chosen[id] = (float)log(mixed[id]);
+        if (!usable(c, c->chosen)) return NOT_FINITE;
+    } else memcpy(c->chosen, e->rows[row].logits, (size_t)c->vocab * sizeof(float));
+    for (int i = 0; i < extras->forbidden_count; i++) c->chosen[extras->forbidden[i]] = -INFINITY;
+    *left = c->kernels->highest(c->chosen, c->vocab) >= -FLT_MAX;
+    return OK;
+}
+
 /* Draw up to `count` tokens after those of `row`. `text` holds `length` ids that count as seen and has room for `count`
- * more, which are written behind them; `drawn` is how many there are in the end. */
-int engine_generate(Engine *e, int row, const Sampling *s, uint64_t seed, int32_t *text, int64_t length, int64_t start,
-                    int count, int *drawn) {
+ * more, which are written behind them; `drawn` is how many there are in the end, fewer where nothing may be drawn. The
+ * memory is one of the text, and grows with it. */
+int engine_generate(Engine *e, int row, const Sampling *s, const Extras *extras, uint64_t seed, int32_t *text,
+                    int64_t length, int64_t start, int count, int *drawn) {
     *drawn = 0;
+    int vocab = e->shape.vocab, left;
     if (bad_row(e, row) || count < 1 || length < 0 || s->ngram < 0 || bad_ids(e, text, length)) return BAD_ARGUMENT;
+    if (extras->forbidden_count < 0 || bad_ids(e, extras->forbidden, extras->forbidden_count)) return BAD_ARGUMENT;
+    if (extras->memory && extras->memory->index.vocab != vocab) return BAD_ARGUMENT;
     if (!e->rows[row].length) return BAD_ARGUMENT; /* there are no logits */
     int64_t window = s->repetition_window < 0 ? INT64_MAX : s->repetition_window;
-    memset(e->seen, 0, (size_t)e->shape.vocab * sizeof *e->seen);
-    for (int64_t i = length > window ? length - window : 0; i < length; i++) e->seen[text[i]]++;
-    int32_t spared = s->spared < e->shape.vocab ? s->spared : -1;
+    int32_t *seen = e->choice.seen, spared = s->spared < vocab ? s->spared : -1;
+    memset(seen, 0, (size_t)vocab * sizeof *seen);
+    for (int64_t i = length > window ? length - window : 0; i < length; i++) seen[text[i]]++;
     for (; *drawn < count; length++) {
-        if (spared >= 0) e->seen[spared] = 0;
+        if (spared >= 0) seen[spared] = 0;
         Status status = catch_up(e, row);
-        if (status) return (int)status;
-        if (!usable(e, e->rows[row].logits)) return NOT_FINITE;
-        memcpy(e->chosen, e->rows[row].logits, (size_t)e->shape.vocab * sizeof(float));
-        int32_t id = choose(e, s, text, length, uniform(seed, (uint64_t)(start + *drawn)));
+        if (!status) status = prepare_choice(e, row, extras, &left);
+        if (status || !left) return (int)status;
+        int32_t id = choose(&e->choice, s, text, length, uniform(seed, (uint64_t)(start + *drawn)));
+        if (extras->memory) memory_add(extras->memory, &id, 1);
         e->rows[row].pending = text[length] = id;
-        ++*drawn, e->seen[id]++;
-        if (length + 1 > window) e->seen[text[length - window]]--;
+        ++*drawn, seen[id]++;
+        if (length + 1 > window) seen[text[length - window]]--;
     }
     return OK;
 }

@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.common.processors import quota_cores
-from yinggem.engine.library import SamplingSettings, Shape, chosen_kernels, library_refusal, open_library
+from yinggem.engine.library import Extras, Shape, chosen_kernels, library_refusal, open_library, settings_of
+from yinggem.engine.memory import EngineMemory
 from yinggem.engine.weights import STORAGES, put_weights
 from yinggem.model.config import ModelConfig
 
@@ -161,6 +163,8 @@ class Engine:
         start: int,
         count: int,
         spared: int | None = None,
+        memory: EngineMemory | None = None,
+        forbidden: Sequence[int] | np.ndarray = (),
     ) -> list[int]:
         """Draw up to `count` more ids of a row, which has read at least one.
 
@@ -172,21 +176,28 @@ class Engine:
             history: ids that count as seen by penalty and n-gram filter, the prompt's among them.
             start: how many ids this sample has already.
             spared: an id that no repetition penalty touches.
+            memory: mixes into the logits, and grows with the text.
+            forbidden: ids that may not be drawn; where there are no others, nothing is.
 
         Raises:
             UserError: the model's output is not finite; or as `sampling_refusal`.
         """
         if refusal := sampling_refusal(sampling):
             raise UserError(f"The compiled engine cannot draw with these settings: {refusal}.")
-        if count < 1 or start < 0:
-            raise ValueError(f"count must be at least 1 and start at least 0, not {count} and {start}.")
+        if count < 1 or start < 0 or (len(forbidden) and count > 1):
+            raise ValueError(
+                f"count must be at least 1, 1 with forbidden ids, and start at least 0, not {count}, {start}."
+            )
         seen = self._ids(history) if len(history) else np.empty(0, np.int32)
         text, drawn = np.concatenate((seen, np.zeros(count, np.int32))), ctypes.c_int(0)
-        settings = _settings_of(sampling, self.config.vocab_size, -1 if spared is None else int(self._ids([spared])[0]))
-        self._call(
-            "engine_generate", self._row(row), ctypes.byref(settings), seed & (2**64 - 1), text.ctypes.data,
-            len(seen), start, count, ctypes.byref(drawn),
-        )  # fmt: skip
+        settings = settings_of(sampling, self.config.vocab_size, -1 if spared is None else int(self._ids([spared])[0]))
+        barred = self._ids(forbidden) if len(forbidden) else np.empty(0, np.int32)
+        with memory.lock if memory else nullcontext():
+            extras = Extras(memory.handle if memory else None, barred.ctypes.data, len(barred))
+            self._call(
+                "engine_generate", self._row(row), ctypes.byref(settings), ctypes.byref(extras), seed & (2**64 - 1),
+                text.ctypes.data, len(seen), start, count, ctypes.byref(drawn),
+            )  # fmt: skip
         found: list[int] = text[len(seen) : len(seen) + drawn.value].tolist()
         return found
 
@@ -234,17 +245,3 @@ def _shape_of(config: ModelConfig) -> Shape:
         config.key_value_heads, config.intermediate_size, config.attention_window or 0,
         ACTIVATIONS.index(config.activation), NORMS.index(config.norm), config.qk_norm, config.rms_norm_eps,
     )  # fmt: skip
-
-
-def _settings_of(sampling: Any, vocab_size: int, spared: int) -> SamplingSettings:
-    return SamplingSettings(
-        temperature=sampling.temperature,
-        top_p=1.0 if sampling.top_p is None else sampling.top_p,
-        min_p=sampling.min_p or 0.0,
-        typical_p=1.0 if sampling.typical_p is None else sampling.typical_p,
-        repetition_penalty=sampling.repetition_penalty,
-        top_k=min(sampling.top_k or 0, vocab_size),
-        spared=spared,
-        no_repeat_ngram_size=min(sampling.no_repeat_ngram_size, 2**31 - 1),
-        repetition_window=-1 if sampling.repetition_window is None else min(sampling.repetition_window, 2**62),
-    )

@@ -9,10 +9,13 @@ import functools
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
-VERSION = 2  # of its functions, as in engine.c
+VERSION = 3  # of its functions, as in engine.c
 KERNELS = "YINGGEM_ENGINE_KERNELS"  # forces the kernels of one instruction set
 LIBRARY = "YINGGEM_ENGINE_LIBRARY"  # another build of engine.c, such as one with sanitizers
+
+MAX_NGRAM, MAX_ORDERS = 8, 16  # as in memory.h
 
 POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 
@@ -39,6 +42,35 @@ class SamplingSettings(ctypes.Structure):
     ]
 
 
+class Index(ctypes.Structure):
+    """`NgramIndex`, as memory.h reads it; `marks` of the lengths from 2 on."""
+
+    _fields_ = [
+        *((name, POINTER) for name in ("ids", "suffixes", "firsts", "alone", "discounts")),
+        ("marks", POINTER * MAX_NGRAM),
+        ("size", LONG),
+        *((name, ctypes.c_int32) for name in ("width", "vocab", "longest")),
+    ]
+
+
+class MixtureWeights(ctypes.Structure):
+    """`Mixture`, as memory.h reads it, and which contexts are looked for in what was typed."""
+
+    _fields_ = [
+        *((name, POINTER) for name in ("hidden", "hidden_bias", "out", "out_bias", "direct")),
+        *((name, ctypes.c_int32) for name in ("features", "inner", "sources", "order_count", "brief_count")),
+        ("orders", ctypes.c_int32 * MAX_ORDERS),
+        ("brief", ctypes.c_int32 * MAX_ORDERS),
+        ("share", ctypes.c_double),
+    ]
+
+
+class Extras(ctypes.Structure):
+    """What changes the logits before they are drawn from: a memory, or none, and ids that may not be drawn."""
+
+    _fields_ = [("memory", POINTER), ("forbidden", POINTER), ("forbidden_count", ctypes.c_int32)]
+
+
 FUNCTIONS = {
     "engine_kernels": (ctypes.c_char_p, [ctypes.c_char_p]),
     "engine_new": (POINTER, [ctypes.POINTER(Shape), POINTER, INT, INT, ctypes.c_char_p]),
@@ -52,8 +84,15 @@ FUNCTIONS = {
     "engine_score": (INT, [POINTER, INT, POINTER, POINTER, INT, POINTER]),
     "engine_generate": (
         INT,
-        [POINTER, INT, ctypes.POINTER(SamplingSettings), ctypes.c_uint64, POINTER, LONG, LONG, INT, POINTER],
+        [
+            *(POINTER, INT, ctypes.POINTER(SamplingSettings), ctypes.POINTER(Extras), ctypes.c_uint64),
+            *(POINTER, LONG, LONG, INT, POINTER),
+        ],
     ),
+    "memory_new": (POINTER, [ctypes.POINTER(Index), ctypes.POINTER(MixtureWeights), POINTER, LONG]),
+    "memory_free": (None, [POINTER]),
+    "memory_add": (INT, [POINTER, POINTER, LONG]),
+    "memory_mix": (ctypes.POINTER(ctypes.c_double), [POINTER, POINTER]),
 }
 
 
@@ -96,3 +135,18 @@ def library_refusal() -> str | None:
     if chosen_kernels() is None:
         return f"this processor, or this build, has no kernels named {os.environ[KERNELS][:40]} ({KERNELS})"
     return None
+
+
+def settings_of(sampling: Any, vocab_size: int, spared: int) -> SamplingSettings:
+    """A `Sampling` (yinggem.inference.sampling, a later room), and an id that no penalty touches; -1 for none."""
+    return SamplingSettings(
+        temperature=sampling.temperature,
+        top_p=1.0 if sampling.top_p is None else sampling.top_p,
+        min_p=sampling.min_p or 0.0,
+        typical_p=1.0 if sampling.typical_p is None else sampling.typical_p,
+        repetition_penalty=sampling.repetition_penalty,
+        top_k=min(sampling.top_k or 0, vocab_size),
+        spared=spared,
+        no_repeat_ngram_size=min(sampling.no_repeat_ngram_size, 2**31 - 1),
+        repetition_window=-1 if sampling.repetition_window is None else min(sampling.repetition_window, 2**62),
+    )

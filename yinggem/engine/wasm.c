@@ -58,6 +58,7 @@ int page_draw(Engine *e, int row, int32_t *text, int64_t length, int64_t start, 
     Sampling settings = {.temperature = temperature, .top_p = top_p, .min_p = min_p, .typical_p = typical_p,
                          .repetition_penalty = penalty, .top_k = top_k, .ngram = ngram, .spared = spared,
                          .repetition_window = window};
+    Extras none = {0};
     int drawn;
-    return engine_generate(e, row, &settings, seed, text, length, start, 1, &drawn);
+    return engine_generate(e, row, &settings, &none, seed, text, length, start, 1, &drawn);
 }

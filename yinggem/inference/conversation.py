@@ -1,15 +1,17 @@
 """One text that a person and a model write in turns; what stands there is never read a second time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from yinggem.engine.engine import Engine
 from yinggem.inference.completion import Completion, opening, prompt_ids, turn
 from yinggem.inference.copying import TrainingText
 from yinggem.inference.draws import uniform
 from yinggem.inference.filters import History
 from yinggem.inference.generation import NOTHING, LogitsStep, check_finite, next_token
 from yinggem.inference.memory_step import MemoryStep
+from yinggem.inference.networks.engine_network import DrawnRow, knows
 from yinggem.inference.networks.rows import Rows
 from yinggem.inference.sampling import Sampling
 from yinggem.memory.ngram_memory import NgramMemory
@@ -61,10 +63,9 @@ class Conversation:
         self._add(ids, ids if typed else [self.tokenizer.vocab_size] * len(ids))
         self.text += typed
         sample = Completion(self.tokenizer, self.seed, self.stops, self._ignore_end)
-        steps = self._steps()
-        history = History(self._ids, self.tokenizer.vocab_size, self.sampling, self.tokenizer.end_id)
+        next_id = self._drawing(self._steps())
         for number in range(count):
-            token = next_token(self._logits(), steps, self.sampling, history, uniform(self.seed, self.written))
+            token = next_id()
             if token == NOTHING:
                 break
             self.written += 1
@@ -99,6 +100,23 @@ class Conversation:
             self._read += len(part)
         check_finite(logits)
         return logits
+
+    def _drawing(self, steps: list[LogitsStep]) -> Callable[[], int]:
+        """What draws the next id, by the engine itself where it can."""
+        end = self.tokenizer.end_id
+        if isinstance(self._rows, Engine) and knows(self.sampling, steps):
+            row = DrawnRow(self._rows, ROW, np.array(self._ids), self.seed, steps, self.sampling, end)
+
+            def in_c() -> int:
+                if self._read < len(self._ids):
+                    self._logits()
+                (token,) = row.draw(self.written, 1)
+                self._read += token != NOTHING  # the row reads by itself what it has drawn
+                return token
+
+            return in_c
+        history = History(self._ids, self.tokenizer.vocab_size, self.sampling, end)
+        return lambda: next_token(self._logits(), steps, self.sampling, history, uniform(self.seed, self.written))
 
     def _steps(self) -> list[LogitsStep]:
         steps: list[LogitsStep] = []

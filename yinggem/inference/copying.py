@@ -1,33 +1,44 @@
 """The training text that a checkpoint carries, and generation without long copies of it."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.common.progress_bar import show_progress
-from yinggem.memory.copy_guard import CopyGuard, CopyLimit
 from yinggem.memory.ngram_memory import NgramMemory
-from yinggem.memory.stretches import Length, decoded
 from yinggem.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # few texts are limited: what it takes is imported for those
+    from yinggem.memory.copy_guard import CopyGuard, CopyLimit
+    from yinggem.memory.stretches import Length
 
 MOST_KEPT = 1 << 26  # tokens of a text that is kept once it was decoded
 
 
 class CopyStep:
-    """Forbids the ids that would complete a copy: a step of `generate` for one row."""
+    """Forbids the ids that would complete a copy: a step of `generate` for one row.
 
-    def __init__(self, shared: CopyLimit, prompt: str) -> None:
-        self.guard = CopyGuard(shared, [prompt])
+    Args:
+        guard: of a text.
+    """
+
+    def __init__(self, guard: "CopyGuard") -> None:
+        self.guard = guard
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Logits (V,) with -inf for every id that would complete a copy."""
-        forbidden = self.guard.forbidden(0)
+        forbidden = self.forbidden()
         if not len(forbidden):
             return logits
         logits = logits.copy()
         logits[forbidden] = -np.inf
         return logits
+
+    def forbidden(self) -> np.ndarray:
+        """(K,) those ids, each once or more."""
+        return self.guard.forbidden(0)
 
     def add(self, token: int) -> None:
         """The next id."""
@@ -56,6 +67,8 @@ class TrainingText:
         if self._texts is not None:
             yield from self._texts
             return
+        from yinggem.memory.stretches import decoded
+
         kept: list[str] = []
         with show_progress("Reading the training text", len(self.ids)) as advance:
             for text in decoded(self.ids, self.tokenizer, advance):
@@ -65,7 +78,7 @@ class TrainingText:
         if kept:
             self._texts = kept
 
-    def steps(self, max_copy: int | str | Length | None, prompts: Sequence[str]) -> list[list[CopyStep]]:
+    def steps(self, max_copy: "int | str | Length | None", prompts: Sequence[str]) -> list[list[CopyStep]]:
         """Of every row the steps of `generate` that keep copies to `max_copy` words, or characters as in "40c".
 
         The first call of a limit makes its index: about a second for 5 MB of text.
@@ -79,7 +92,10 @@ class TrainingText:
         """
         if max_copy is None:
             return [[] for _ in prompts]
+        from yinggem.memory.copy_guard import CopyGuard, CopyLimit
+        from yinggem.memory.stretches import Length
+
         length = Length.of(max_copy)
         if self._limit is None or self._limit.limit != length:
             self._limit = CopyLimit(self.chunks(), length, self.tokenizer.tokens)
-        return [[CopyStep(self._limit, prompt)] for prompt in prompts]
+        return [[CopyStep(CopyGuard(self._limit, [prompt]))] for prompt in prompts]

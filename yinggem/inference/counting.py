@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.evaluation import Evaluation, evaluation_rows
+from yinggem.inference.evaluation import Evaluation, Hear, counted_up, evaluation_rows
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokens.windows import Ids
@@ -43,6 +43,7 @@ def evaluate_with_counting(
     batch_size: int,
     memory: NgramMemory,
     adaptive: bool = False,
+    hear: Hear | None = None,
 ) -> Comparison:
     """As `yinggem.inference.evaluation.evaluate`, by the network, by counting, and by both.
 
@@ -50,6 +51,7 @@ def evaluate_with_counting(
         memory: of the training text; what stands before a token in its window is counted as well.
         adaptive: count all that stands before a token in `ids`, as compressors do, and not its window alone. The
             network reads windows all the same.
+        hear: is told of every token in its order, by both together.
 
     Raises:
         UserError: there is nothing to predict; `adaptive` with more than MOST_ADAPTIVE tokens.
@@ -64,11 +66,11 @@ def evaluate_with_counting(
             pieces.append(nats.ravel())
             marks += [] if counted is None else [counted.ravel()]
         else:
-            total += compared(rows, nats, token_bytes, memory, counted)
+            total += compared(rows, nats, token_bytes, memory, counted, hear)
     if not adaptive:
         return total
     together = np.concatenate(marks)[None] if marks else None
-    return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory, together)
+    return compared(ids[:][None], np.concatenate(pieces)[None], token_bytes, memory, together, hear)
 
 
 def compared(
@@ -77,14 +79,16 @@ def compared(
     token_bytes: np.ndarray,
     memory: NgramMemory,
     counted: np.ndarray | None = None,
+    hear: Hear | None = None,
 ) -> Comparison:
     """Of rows[:, 1:] in `rows` (B, T + 1) of ids.
 
     Args:
         nats: (B, T) float64, the network's.
         counted: (B, T) booleans, the targets that count; None: all.
+        hear: is told of them, by both together.
     """
     alone, together = memory.score(rows, nats)
-    targets, *parts = (x if counted is None else x[counted] for x in (rows[:, 1:], nats, alone, together))
-    tokens, size = targets.size, int(token_bytes[targets].sum(dtype=np.int64))
-    return Comparison(*(Evaluation(float(each.sum()), tokens, size) for each in parts))
+    if hear:
+        hear(rows[:, 1:], together, counted)
+    return Comparison(*(counted_up(rows[:, 1:], each, token_bytes, counted) for each in (nats, alone, together)))

@@ -5,7 +5,7 @@ and `Evaluation` adds up and makes the figures. torch is imported where a functi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from yinggem.model.transformer import Transformer
 
 CONTEXT_LENGTH = 1024  # where a checkpoint does not say with how much it was trained
+# Is told the targets (B, T) of a batch, the nats (B, T), float64, that they cost, and which count (None: all).
+Hear = Callable[[np.ndarray, np.ndarray, np.ndarray | None], None]
 METRICS = ("loss", "perplexity", "bits_per_byte")  # properties of Evaluation: a new one is a property and its name here
 
 
@@ -88,14 +90,16 @@ def evaluate_batch(
 
 
 def evaluate(
-    model: "Transformer", ids: Ids, token_bytes: np.ndarray, context_length: int, batch_size: int = 8
-) -> Evaluation:
+    model: "Transformer", ids: Ids, token_bytes: np.ndarray, context_length: int, batch_size: int = 8,
+    hear: Hear | None = None,
+) -> Evaluation:  # fmt: skip
     """Predict ids[1:] in consecutive windows of `context_length` targets, the last one as short as it comes.
 
     Args:
         model: in eval mode.
         ids: (N,) integers, N >= 2.
         token_bytes: (V,) UTF-8 bytes each id stands for.
+        hear: is told of every token in its order.
 
     Raises:
         UserError: there is nothing to predict.
@@ -108,8 +112,22 @@ def evaluate(
         for rows, counted in evaluation_rows(ids, context_length, batch_size):
             block = torch.from_numpy(rows).to(device)
             counts = None if counted is None else torch.from_numpy(counted).to(device)
-            total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths, counts)
+            if hear is None:
+                total += evaluate_batch(model, block[:, :-1], block[:, 1:], lengths, counts)
+                continue
+            nats = model.loss(block[:, :-1], block[:, 1:], "none").cpu().double().numpy()
+            hear(rows[:, 1:], nats, counted)
+            total += counted_up(rows[:, 1:], nats, token_bytes, counted)
     return total
+
+
+def counted_up(
+    targets: np.ndarray, nats: np.ndarray, token_bytes: np.ndarray, counted: np.ndarray | None
+) -> Evaluation:
+    """Of targets (B, T) that cost nats (B, T), those that count (B, T); None: all."""
+    if counted is not None:
+        targets, nats = targets[counted], nats[counted]
+    return Evaluation(float(nats.sum()), targets.size, int(token_bytes[targets].sum(dtype=np.int64)))
 
 
 def evaluation_rows(ids: Ids, context_length: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -1,6 +1,7 @@
 """Text from a model: the one loop that generates, and what it asks of a model, whatever computes it."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -45,8 +46,8 @@ class Network(Protocol):
     def read(self, prompts: np.ndarray) -> Texts:
         """Begin texts with ids (B, T), T >= 1."""
 
-    def draws(self, sampling: Sampling, rows: int) -> bool:
-        """Whether `draw` knows these settings, and is faster than drawing here."""
+    def draws(self, sampling: Sampling, steps: "Sequence[Sequence[LogitsStep]]") -> bool:
+        """Whether `draw` knows these settings and the steps of every row, and is faster than drawing here."""
 
     def draw(
         self,
@@ -54,9 +55,10 @@ class Network(Protocol):
         max_new_tokens: int,
         sampling: Sampling,
         seeds: Sequence[int],
+        steps: "Sequence[Sequence[LogitsStep]]",
         end: int | None = None,
     ) -> Iterator[Sequence[int]]:
-        """What `generate` yields without steps, drawn by the network itself."""
+        """What `generate` yields, drawn by the network itself."""
 
     def nats(self, ids: np.ndarray) -> np.ndarray:
         """(N - 1,) float64, of every one of ids (N,) but the first, by those before it."""
@@ -96,9 +98,9 @@ def generate(
         raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
     if not prompts.shape[1]:
         raise UserError("The prompt is empty; generation needs one token to start from.")
-    if not any(steps) and network.draws(sampling, len(prompts)):
-        return network.draw(prompts, max_new_tokens, sampling, seeds, end)
-    return _generate(network, prompts, max_new_tokens, sampling, seeds, steps or [()] * len(prompts), end)
+    steps = steps or [()] * len(prompts)
+    draw = network.draw if network.draws(sampling, steps) else partial(_generate, network)
+    return draw(prompts, max_new_tokens, sampling, seeds, steps, end)
 
 
 def _generate(

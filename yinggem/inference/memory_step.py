@@ -7,6 +7,7 @@ import numpy as np
 
 from yinggem.common.checks import check_number
 from yinggem.common.errors import UserError
+from yinggem.engine.memory import EngineMemory, memory_refusal
 from yinggem.inference.completion import opening, prompt_ids
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import Tokenizer
@@ -22,26 +23,44 @@ class MemoryStep:
         typed: (N,) ids that are counted beside the training text, as `typed_ids`. What is generated never is: counting
             it would say again what was said.
         share: 0 is the network alone, 1 the fitted mixture.
+
+    Attributes:
+        counting: in C where it can be.
     """
 
     def __init__(self, memory: NgramMemory, prompt: Sequence[int], typed: np.ndarray, share: float = 1.0) -> None:
-        self.memory, self.typed, self.share = memory, typed, share
-        self.length = len(prompt)
-        self.context = deque(prompt[-memory.longest :], maxlen=memory.longest)
+        kind = NumpyMemory if memory_refusal(memory) else EngineMemory
+        self.counting = kind(memory, prompt, typed, share)
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """(V,) -> the logs of the mixed probabilities, (V,)."""
-        network = np.exp(logits - logits.max(), dtype=np.float64)
-        network /= network.sum()
-        context = np.array(self.context)
-        mixed = self.memory.distribution(network, context, self.typed, self.share, self.length)
-        mixed_logits: np.ndarray = np.log(mixed).astype(np.float32)
-        return mixed_logits
+        mixed: np.ndarray = np.log(self.counting.mix(logits)).astype(np.float32)
+        return mixed
 
     def add(self, token: int) -> None:
         """Go on after an id."""
-        self.length += 1
-        self.context.append(token)
+        self.counting.add([token])
+
+
+class NumpyMemory:
+    """As `EngineMemory`, where there is no compiled engine."""
+
+    def __init__(self, memory: NgramMemory, prompt: Sequence[int], typed: np.ndarray, share: float) -> None:
+        self.memory, self.typed, self.share = memory, typed, share
+        self.length = 0
+        self.context: deque[int] = deque(maxlen=memory.longest)
+        self.add(prompt)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """The text goes on."""
+        self.length += len(ids)
+        self.context.extend(ids)
+
+    def mix(self, logits: np.ndarray) -> np.ndarray:
+        """The network's logits (V,) of the next token -> probabilities (V,) float64."""
+        network = np.exp(logits - logits.max(), dtype=np.float64)
+        network /= network.sum()
+        return self.memory.distribution(network, np.array(self.context), self.typed, self.share, self.length)
 
 
 def memory_steps(

@@ -12,12 +12,13 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from yinggem.common.cache_folder import cached_file, default_cache_dir, usable_folder
-from yinggem.memory.index import DISCOUNT_LIMITS, NgramIndex, build_index, first_places, longest_ngram
+from yinggem.memory.index import DISCOUNT_LIMITS, NgramIndex, build_index, longest_ngram
 from yinggem.memory.marks import Marks
 
 MOST_BYTES = 4 << 30  # of all texts together; what was used longest ago goes first
-VERSION = "2"
-MAGIC = b"yinggem-places-2\n"
+VERSION = "3"
+MAGIC = b"yinggem-places-3\n"
+KINDS = ("ngrams", "packed", "ids")  # of files
 ALIGNED = 64  # bytes; where an array begins in a file
 Content = TypeVar("Content")
 
@@ -37,7 +38,17 @@ def cached_index(ids: np.ndarray, vocab_size: int, cache_dir: Path | None = None
 
 def cached_bytes(ids: np.ndarray, vocab_size: int, make: Callable[[], bytes], cache_dir: Path | None = None) -> bytes:
     """What `make` gives for ids (N,), made once for every text."""
+    return _cached_bytes(f"{fingerprint(ids, vocab_size)}.packed", make, cache_dir)
 
+
+def cached_ids(packed: bytes, about: str, make: Callable[[], bytes], cache_dir: Path | None = None) -> bytes:
+    """What `make` gives for ids that are packed, and what is known `about` them: to unpack takes a while."""
+    digest = hashlib.sha256(f"{VERSION} {about} ".encode())
+    digest.update(packed)
+    return _cached_bytes(f"{digest.hexdigest()}.ids", make, cache_dir)
+
+
+def _cached_bytes(name: str, make: Callable[[], bytes], cache_dir: Path | None) -> bytes:
     def write(file: BinaryIO) -> None:
         content = make()
         file.write(zlib.crc32(content).to_bytes(4, "little") + content)
@@ -45,10 +56,11 @@ def cached_bytes(ids: np.ndarray, vocab_size: int, make: Callable[[], bytes], ca
     def read(path: Path) -> bytes | None:
         if not path.is_file():
             return None
-        content = path.read_bytes()
-        return content[4:] if int.from_bytes(content[:4], "little") == zlib.crc32(content[4:]) else None
+        with open(path, "rb") as file:
+            checksum, content = file.read(4), file.read()
+        return content if int.from_bytes(checksum, "little") == zlib.crc32(content) else None
 
-    return _cached(f"{fingerprint(ids, vocab_size)}.packed", write, read, cache_dir)
+    return _cached(name, write, read, cache_dir)
 
 
 def _cached(
@@ -79,7 +91,7 @@ def fingerprint(ids: np.ndarray, vocab_size: int) -> str:
 def _limit(folder: Path, newest: Path) -> None:
     """Remove what was used longest ago until all takes less than MOST_BYTES; `newest` stays."""
     found = []
-    for path in [*folder.glob("*.ngrams"), *folder.glob("*.packed")]:
+    for path in (path for kind in KINDS for path in folder.glob(f"*.{kind}")):
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path.stat().st_size, path))
     total = sum(size for _, size, _ in found)
@@ -93,7 +105,7 @@ def _limit(folder: Path, newest: Path) -> None:
 
 def write_index(file: BinaryIO, index: NgramIndex) -> None:
     """Write an index so that `open_index` can map it into memory; its text is left out."""
-    arrays = [index.suffixes, index.alone, index.discounts, *(marks.words for marks in index.marks)]
+    arrays = [index.suffixes, index.firsts, index.alone, index.discounts, *(marks.words for marks in index.marks)]
     checksum = 0
     for array in arrays:
         checksum = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), checksum)
@@ -121,15 +133,19 @@ def open_index(path: Path, ids: np.ndarray, vocab_size: int) -> NgramIndex | Non
             found.append(content[place : place + size].view(kind).reshape(shape))
             checksum = zlib.crc32(content[place : place + size].data, checksum)
             place += size + -size % ALIGNED
-        suffixes, alone, discounts, *words = found
+        suffixes, firsts, alone, discounts, *words = found
         longest = longest_ngram(vocab_size)
-        shapes = suffixes.shape, alone.shape, discounts.shape, len(words)
-        if checksum != header["checksum"] or shapes != (ids.shape, (vocab_size,), (longest, 4), longest - 1):
+        shapes = suffixes.shape, firsts.shape, alone.shape, discounts.shape, len(words)
+        if checksum != header["checksum"] or shapes != (
+            ids.shape, (vocab_size + 1,), (vocab_size,), (longest, 4), longest - 1,
+        ):  # fmt: skip
+            return None
+        if firsts[0] or firsts[-1] != len(ids) or (firsts[1:] < firsts[:-1]).any():
             return None
         if suffixes.max() >= len(ids) or not (abs(discounts) <= DISCOUNT_LIMITS).all():
             return None
         marks = tuple(Marks(each) for each in words)
         kept = all(each.size >= len(ids) for each in marks)
-        return NgramIndex(ids, suffixes, first_places(ids, vocab_size), alone, discounts, marks) if kept else None
+        return NgramIndex(ids, suffixes, firsts, alone, discounts, marks) if kept else None
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None

@@ -1,5 +1,7 @@
 """Marks at the places of a sorted text, two or three bits for each, and how many stand before a place."""
 
+from functools import cached_property
+
 import numpy as np
 
 BLOCK = 512  # places: the marks before each of them are summed beforehand, those within it are counted when asked for
@@ -21,9 +23,14 @@ class Marks:
 
     def __init__(self, words: np.ndarray) -> None:
         self.words = words.reshape(-1, WORDS, words.shape[-1])
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """(N / BLOCK + 1, K + 1) uint32: what stands before each block. While generating in C nobody asks for it."""
         found = _counted(self.words)
-        self.sums = np.zeros((len(found) + 1, found.shape[1]), np.uint32)
-        np.cumsum(found, 0, out=self.sums[1:])
+        sums = np.zeros((len(found) + 1, found.shape[1]), np.uint32)
+        np.cumsum(found, 0, out=sums[1:])
+        return sums
 
     @classmethod
     def of(cls, sizes: np.ndarray, marks: np.ndarray | None = None) -> "Marks":

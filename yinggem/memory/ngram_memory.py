@@ -10,13 +10,14 @@ import numpy as np
 
 from yinggem.common.errors import UserError
 from yinggem.memory.index import longest_ngram
-from yinggem.memory.index_files import cached_bytes, cached_index
+from yinggem.memory.index_files import cached_bytes, cached_ids, cached_index
 from yinggem.memory.mixture import SOURCES, SUMMARY, Mixture, fixed
 from yinggem.memory.text_counts import TextCounts
 from yinggem.memory.window_counts import score_windows, window_distribution
 
 COUNTED_TOKENS = 1 << 24  # of a longer text the last so many are counted, which are nearest to what is asked about
 MOST_TOKENS = 1 << 31  # of a checkpoint's memory
+MOST_UNPACKED = 1 << 26  # tokens that are kept unpacked in the cache
 READ_BACK = 1 << 16  # tokens of what a person typed that are counted, the last ones
 DEEPER = (12, 16, 24)  # tokens of contexts that are looked for in a window beside all up to one more than in the text
 SHORT = (1, 3)  # tokens of contexts in a window whose followers are a source of their own
@@ -151,13 +152,21 @@ class NgramMemory:
         scoring, generating = (
             Mixture.from_dict(content.get(name), *mixed(vocab_size)) for name in ("scoring", "generating")
         )
-        return cls(decompressed(packed, tokens, vocab_size), vocab_size, scoring, generating)
+        return cls(_unpacked(packed, tokens, vocab_size), vocab_size, scoring, generating)
 
 
 def compressed(ids: np.ndarray, vocab_size: int) -> bytes:
     """Ids (N,) as xz, each in as few whole bytes as the vocabulary allows; smaller than xz of the text."""
     kind = _kind(vocab_size)
     return lzma.compress(ids.astype(kind).tobytes(), lzma.FORMAT_XZ, filters=[_filter(kind.itemsize)])
+
+
+def _unpacked(packed: bytes, tokens: int, vocab_size: int) -> np.ndarray:
+    """As `decompressed`, which takes longer than to read what it made before."""
+    if tokens > MOST_UNPACKED:
+        return decompressed(packed, tokens, vocab_size)
+    content = cached_ids(packed, f"{tokens} {vocab_size}", lambda: decompressed(packed, tokens, vocab_size).tobytes())
+    return _checked(content, tokens, vocab_size)
 
 
 def decompressed(packed: bytes, tokens: int, vocab_size: int) -> np.ndarray:
@@ -171,7 +180,13 @@ def decompressed(packed: bytes, tokens: int, vocab_size: int) -> np.ndarray:
         content = reader.decompress(packed, tokens * kind.itemsize + 1)
     except lzma.LZMAError:
         raise UserError("The memory is damaged.") from None
-    if len(content) != tokens * kind.itemsize or not reader.eof:
+    return _checked(content if reader.eof else b"", tokens, vocab_size)
+
+
+def _checked(content: bytes, tokens: int, vocab_size: int) -> np.ndarray:
+    """The ids that some bytes are; UserError where they are not so many, all below `vocab_size`."""
+    kind = _kind(vocab_size)
+    if len(content) != tokens * kind.itemsize:
         raise UserError(f"The memory does not hold the {tokens:,} tokens that it declares.")
     ids = np.frombuffer(content, kind)
     if int(ids.max()) >= vocab_size:

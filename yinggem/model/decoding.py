@@ -1,14 +1,18 @@
 """The step that decoding repeats: one token of each sequence in, the logits of the next one out."""
 
 import copy
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from yinggem.model.attention import attention
 from yinggem.model.kernels.matmul import PreparedLinear, prepare_linear
 from yinggem.model.kv_cache import KVCache
 from yinggem.model.layers import Linear, TiedHead
-from yinggem.model.transformer import Transformer
+from yinggem.model.masks import Documents
+from yinggem.model.transformer import Attention, Transformer
 
 
 class DecodingStep:
@@ -25,6 +29,63 @@ class DecodingStep:
     def __call__(self, tokens: Tensor) -> Tensor:
         """The next ids (B,) -> logits (B, V), float32, of those after them."""
         return self.model.next_logits(tokens[:, None], self.cache)
+
+
+class SideBySideStep:
+    """The same for texts of different lengths, each in a cache of its own: matrices are multiplied with all of them at
+    once, and each attends alone. Rounding may differ from that of a text alone.
+
+    Args:
+        rows: about how many texts there are.
+    """
+
+    def __init__(self, model: Transformer, rows: int) -> None:
+        self.model = cast(Transformer, _with_prepared_matrices(model, rows))
+        for module in self.model.modules():
+            if isinstance(module, Attention):
+                module.attend = cast(Any, attend_each)  # it gets what `SideBySide` gives
+
+    def __call__(self, tokens: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """The next ids (R,) of texts in R caches -> logits (R, V), float32, of those after them."""
+        return self.model.next_logits(tokens[:, None], cast(KVCache, SideBySide(caches)))
+
+
+class SideBySide:
+    """Caches of one row each, in the place of one: what it gives for each row, `attend_each` takes."""
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        self.caches = caches
+        self.length = torch.tensor([[cache.length] for cache in caches], device=caches[0].keys.device)  # (R, 1)
+
+    def reserve(self, tokens: int) -> None:
+        """As `KVCache.reserve`."""
+        for cache in self.caches:
+            cache.reserve(tokens)
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """As `KVCache.extend`, of each row."""
+        pairs = zip(self.caches, key.split(1), value.split(1), strict=True)
+        keys, values = zip(*(cache.extend(layer, k, v) for cache, k, v in pairs), strict=True)
+        return [*keys], [*values]
+
+    def documents(self, begins: Tensor) -> list[Documents]:
+        """As `KVCache.documents`, of each row."""
+        return [cache.documents(row) for cache, row in zip(self.caches, begins.split(1), strict=True)]
+
+    def advance(self, tokens: int) -> None:
+        """As `KVCache.advance`."""
+        for cache in self.caches:
+            cache.advance(tokens)
+
+
+def attend_each(
+    query: Tensor, keys: list[Tensor], values: list[Tensor], window: int | None, dropout: float, backend: str,
+    documents: list[Documents] | None,
+) -> Tensor:  # fmt: skip
+    """As `attention`, of each row of query (R, Hq, 1, d) with the keys and values that it sees."""
+    each: Sequence[Documents | None] = documents or [None] * len(keys)
+    rows = zip(query.split(1), keys, values, each, strict=True)
+    return torch.cat([attention(q, k, v, window, dropout, backend, d) for q, k, v, d in rows])
 
 
 class PreparedLayer(nn.Module):

@@ -66,6 +66,7 @@ class KVCache:
         """The same text in memory of its own."""
         twin = copy.copy(self)
         twin.keys, twin.values, twin._step_views = self.keys.clone(), self.values.clone(), []
+        twin._documents = None if self._documents is None else self._documents.clone()
         return twin
 
     def _move(self, rows: int, slots: int) -> None:

@@ -147,7 +147,7 @@ class Transformer(nn.Module):
             cache.reserve(length)
         angles = rotary_angles(start, length, self.config.head_size, self.config.rope_theta, tokens.device)
         x = self.dropout(self.embedding(tokens))
-        documents = self._documents(tokens, cache)
+        documents = self.documents(tokens, cache)
         for layer, block in enumerate(self.blocks):
             # A compiled block would compile again for every length of the cache, to no gain: decoding reads memory.
             call = block.forward if cache else block
@@ -157,7 +157,7 @@ class Transformer(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
-    def _documents(self, tokens: Tensor, cache: KVCache | None) -> Documents | None:
+    def documents(self, tokens: Tensor, cache: KVCache | None = None) -> Documents | None:
         """Which documents tokens (B, T) and the keys they see belong to; None where that does not matter."""
         if self.config.document_end is None:
             return None

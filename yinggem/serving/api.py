@@ -1,10 +1,9 @@
 """The HTTP interface: OpenAI's completions protocol, and what tells about the server."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,17 +18,18 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from yinggem.common.errors import UserError
-from yinggem.serving import page
+from yinggem.serving import page, reading
 from yinggem.serving.batcher import ClosedError
-from yinggem.serving.body import CompletionBody, Limits, RequestError, read_body
+from yinggem.serving.body import CompletionBody, Limits, RequestError, read_body, read_json
 from yinggem.serving.completions import CompletionJob, Inbox
-from yinggem.serving.errors import content_of, failed, not_served, response_to
+from yinggem.serving.errors import content_of, failed, not_served, response_to, sentence_of
 from yinggem.serving.guard import Guard
 from yinggem.serving.metrics import Metrics
+from yinggem.serving.reading import Readings
 from yinggem.serving.served_model import ModelSource, NoModelError, ServedModel
 from yinggem.serving.tokenizing import detokenize, tokenize, tokenizer_info
 
-MOST_BYTES = 1 << 24  # of a request
+SOON = 0.02  # seconds between two looks at whether the model is open
 GONE = 499  # the status of a request whose client went away
 
 
@@ -45,11 +45,19 @@ class Service:
     metrics: Metrics
     limits: Limits
     name: str = "yinggem"
+    readings: Readings = field(default_factory=Readings)
 
-    def model(self) -> ServedModel:
-        """The one that is served now; NoModelError where there is none yet."""
+    async def model(self) -> ServedModel:
+        """The one that is served now, once it is open.
+
+        Raises:
+            NoModelError: there is none.
+        """
+        while self.source.is_opening:
+            await asyncio.sleep(SOON)
         if self.source.current is None:
-            raise NoModelError("The run has no checkpoint yet; its first validation writes one.")
+            failed = self.source.failure and f"The model cannot be opened: {sentence_of(self.source.failure)}"
+            raise NoModelError(failed or "The run has no checkpoint yet; its first validation writes one.")
         return self.source.current
 
 
@@ -73,7 +81,7 @@ def make_app(
             Route("/health", health), Route("/metrics", metrics), Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model), Route("/v1/completions", completions, methods=["POST"]),
             Route("/tokenizer_info", about_tokenizer), Route("/tokenize", encode, methods=["POST"]),
-            Route("/detokenize", decode, methods=["POST"]), *page.routes(),
+            Route("/detokenize", decode, methods=["POST"]), *page.routes(), *reading.routes(),
         ],
         middleware=guards,
         exception_handlers={HTTPException: not_served, UserError: failed, Exception: failed},
@@ -90,8 +98,9 @@ def service_of(request: Request) -> Service:
 
 async def health(request: Request) -> Response:
     """Whether there is a model."""
-    current = service_of(request).source.current
-    return JSONResponse({"status": "ok" if current else "waiting for a checkpoint"}, 200 if current else 503)
+    source = service_of(request).source
+    status = "loading" if source.is_opening else "ok" if source.current else "waiting for a checkpoint"
+    return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -132,27 +141,6 @@ def check_name(service: Service, name: str | None) -> None:
         )  # fmt: skip
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """The object in a request's body.
-
-    Raises:
-        UserError: there is something else, or too much.
-    """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MOST_BYTES:
-            raise RequestError(f"The request is longer than {MOST_BYTES >> 20} MB; send less at once.", 413)
-        parts.append(part)
-    try:
-        content = json.loads(b"".join(parts))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"The request is not JSON ({error}).") from None
-    if not isinstance(content, dict):
-        raise UserError("The request must be a JSON object.")
-    return content
-
-
 async def completions(request: Request) -> Response:
     """Continue one or several prompts."""
     service, began, job = service_of(request), time.monotonic(), None
@@ -173,7 +161,7 @@ async def completions(request: Request) -> Response:
 async def _begun(service: Service, content: dict[str, Any]) -> tuple[CompletionJob, CompletionBody]:
     """The job that a request makes, handed to the model."""
     while True:
-        model = service.model()
+        model = await service.model()
         body = read_body(content, service.limits, model.tokenizer.name)
         check_name(service, body.model)
         job = await run_in_threadpool(CompletionJob, body, model, service.limits, service.name, Inbox())
@@ -231,15 +219,16 @@ class EventStream(StreamingResponse):
 
 async def about_tokenizer(request: Request) -> Response:
     """As vLLM tells it."""
-    return JSONResponse(tokenizer_info(service_of(request).model().tokenizer))
+    return JSONResponse(tokenizer_info((await service_of(request).model()).tokenizer))
 
 
 async def encode(request: Request) -> Response:
     """Text to ids, as vLLM does it."""
-    model = service_of(request).model()
+    model = await service_of(request).model()
     return JSONResponse(await run_in_threadpool(tokenize, await read_json(request), model.tokenizer))
 
 
 async def decode(request: Request) -> Response:
     """Ids to text, as vLLM does it."""
-    return JSONResponse(detokenize(await read_json(request), service_of(request).model().tokenizer))
+    model = await service_of(request).model()
+    return JSONResponse(detokenize(await read_json(request), model.tokenizer))

@@ -1,13 +1,17 @@
 """What a client asks for: the body of a request to /v1/completions, checked."""
 
 import difflib
+import json
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from starlette.requests import Request
 
 from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
 from yinggem.inference.sampling import Sampling, sampling_for
 
+MOST_BYTES = 1 << 24  # of a request
 MOST_LOGPROBS = 20
 MOST_SAMPLES = 1024  # of one request, over all its prompts
 MOST_STOPS = 64
@@ -72,6 +76,27 @@ class CompletionBody:
 # The fields that are read, beside those of `Sampling`.
 READ = ("prompt", "model", "max_tokens", "n", "best_of", "stop", "seed", "logprobs", "echo", "stream",
         "stream_options", "ignore_end", "memory", "max_copy", "generated")  # fmt: skip
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The object in a request's body.
+
+    Raises:
+        UserError: there is something else, or too much.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MOST_BYTES:
+            raise RequestError(f"The request is longer than {MOST_BYTES >> 20} MB; send less at once.", 413)
+        parts.append(part)
+    try:
+        content = json.loads(b"".join(parts))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"The request is not JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise UserError("The request must be a JSON object.")
+    return content
 
 
 def read_body(content: dict[str, Any], limits: Limits, tokenizer_name: str) -> CompletionBody:

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from yinggem.common.errors import UserError
 from yinggem.common.explain import in_short
 from yinggem.serving.batcher import FullError, TimeLimitError
-from yinggem.serving.body import READ, SAMPLING, RequestError
+from yinggem.serving.body import HARMLESS, READ, SAMPLING, RequestError
 from yinggem.serving.served_model import NoModelError
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -64,8 +64,8 @@ def _details(error: Exception) -> tuple[str | None, str | None]:
     """The field that is at fault, with which its sentence begins, and the code."""
     if isinstance(error, RequestError) and (error.param or error.code):
         return error.param, error.code
-    first = str(error).partition(" ")[0]
-    return (first if first in (*READ, *SAMPLING) else None), None
+    first = str(error).partition(" ")[0].partition("=")[0]
+    return (first if first in (*READ, *SAMPLING, *HARMLESS) else None), None
 
 
 async def not_served(request: Request, error: Exception) -> Response:

@@ -10,9 +10,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from yinggem.serving.errors import error_response
 from yinggem.serving.page import files
+from yinggem.serving.reading import PLACE
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 OPEN = ("/health", *files())  # without a key: they tell nothing of the model
+# So are pages that were made of a text: a browser opens them as a link, and their names are known to who asked alone.
 
 
 class Guard:
@@ -46,7 +48,8 @@ class Guard:
             return error_response(
                 403, f"This server is not called {name[:80]!r}; start it with --allow-host to say so."
             )
-        if self.key and path not in OPEN and method != "OPTIONS":
+        is_open = path in OPEN or path.startswith(PLACE)
+        if self.key and not is_open and method != "OPTIONS":
             given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
             if not secrets.compare_digest(given, self.key.encode()):
                 return error_response(401, "The API key is missing or wrong.", code="invalid_api_key")

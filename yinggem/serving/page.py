@@ -43,7 +43,7 @@ async def show(request: Request) -> Response:
 async def settings(request: Request) -> Response:
     """What can be set, and within which bounds."""
     service = request.app.state.service
-    model: ServedModel = service.model()
+    model: ServedModel = await service.model()
     limits: Limits = service.limits
     found = sliders(model.tokenizer.name, model.memory is not None, limits.max_tokens)
     return JSONResponse({"sliders": found, "characters": 8 * limits.prompt_tokens})

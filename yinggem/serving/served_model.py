@@ -47,7 +47,7 @@ class ServedModel:
         network = open_network(stored, opening.device, opening.quantization)
         self.path, self.tokenizer, self.memory = stored.path, stored.tokenizer, memory_of(stored)
         self.config, self.about, self.created = stored.config, network.about, int(os.path.getmtime(stored.path))
-        self.step = stored.content.get("global_step")
+        self.quantization, self.step = opening.quantization, stored.content.get("global_step")
         self.batcher = Batcher(rows_of(network), opening.rows, opening.most_waiting, opening.counted)
         self._training: TrainingText | None = None
         self._scorer: NgramMemory | None = None
@@ -72,24 +72,38 @@ class ServedModel:
 
 
 class ModelSource:
-    """Says which model is served now.
+    """Says which model is served now. It opens it in a thread of its own, so that the server can answer meanwhile.
 
     Args:
         path: the checkpoint.
         run: the run whose best checkpoint takes its place whenever there is a newer one; None: it stays.
         tell: prints a line.
+        opened: is called once the checkpoint is open, or could not be opened.
+
+    Attributes:
+        replaced: how often another took its place.
+        failure: why the checkpoint could not be opened.
     """
 
     def __init__(
-        self, path: Path | None, opening: Opening, run: Path | None = None, tell: Callable[[str], None] = print
-    ) -> None:
-        self._opening, self._run, self._tell = opening, run, tell
-        self._seen = _signature(path)
-        self.current: ServedModel | None = ServedModel(read_model(path), opening) if path else None
-        self.replaced = 0  # how often
-        self._stop = threading.Event()
-        if run is not None:
-            threading.Thread(target=self._follow, name="yinggem-follow", daemon=True).start()
+        self, path: Path | None, opening: Opening, run: Path | None = None, tell: Callable[[str], None] = print,
+        opened: "Callable[[ModelSource], None]" = lambda source: None,
+    ) -> None:  # fmt: skip
+        self._opening, self._run, self._tell, self._opened = opening, run, tell, opened
+        self.current: ServedModel | None = None
+        self.replaced = 0
+        self.failure: Exception | None = None
+        self._stop, self._ready = threading.Event(), threading.Event()
+        threading.Thread(target=self._work, args=(path,), name="yinggem-source", daemon=True).start()
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether it is not known yet what is served."""
+        return not self._ready.is_set()
+
+    def wait(self) -> None:
+        """Until it is."""
+        self._ready.wait()
 
     @property
     def run(self) -> Path | None:
@@ -104,13 +118,24 @@ class ModelSource:
         if self.current:
             self.current.batcher.close()
 
-    def _follow(self) -> None:
+    def _work(self, path: Path | None) -> None:
+        seen = _signature(path)
+        try:
+            self.current = ServedModel(read_model(path), self._opening) if path else None
+        except Exception as error:
+            self.failure = error
+        self._ready.set()
+        self._opened(self)
+        if self._run is not None and self.failure is None:
+            self._follow(self._run, seen)
+
+    def _follow(self, run: Path, last: "Signature | None") -> None:
         while not self._stop.wait(POLL):
-            path = checkpoint(self._run, BEST) if self._run else None
+            path = checkpoint(run, BEST)
             seen = _signature(path)
-            if path is None or seen is None or seen == self._seen:
+            if path is None or seen is None or seen == last:
                 continue
-            self._seen = seen
+            last = seen
             try:
                 began, new = time.monotonic(), ServedModel(read_model(path), self._opening)
             except Exception as error:  # what is served goes on
@@ -123,7 +148,10 @@ class ModelSource:
             self._tell(f"Serving {path} of step {new.step} now ({time.monotonic() - began:.2g} s).")
 
 
-def _signature(path: Path | None) -> tuple[int, int, int] | None:
+Signature = tuple[int, int, int]
+
+
+def _signature(path: Path | None) -> Signature | None:
     """What changes when a file is replaced."""
     try:
         found = os.stat(path) if path else None
@@ -133,4 +161,4 @@ def _signature(path: Path | None) -> tuple[int, int, int] | None:
 
 
 class NoModelError(UserError):
-    """The run that is followed has no checkpoint yet."""
+    """There is no model: the run that is followed has no checkpoint yet, or it could not be opened."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from yinggem.common.errors import UserError
 from yinggem.engine.engine import engine_refusal
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.completion import complete
+from yinggem.inference.copying import TrainingText
 from yinggem.inference.files.stored_model import read_model
-from yinggem.inference.generation import Network
+from yinggem.inference.generation import LogitsStep, Network
+from yinggem.inference.memory_step import memory_steps
 from yinggem.inference.networks.opening import network_of, open_network
 from yinggem.inference.networks.torch_network import TorchNetwork
 from yinggem.inference.sampling import Sampling
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import ModelConfig
 from yinggem.model.quantization import quantize
 from yinggem.model.transformer import Transformer
@@ -72,12 +76,46 @@ def test_it_is_the_same_over_a_thousand_tokens_by_all_ways_but_for_a_tie_of_roun
 
 
 @compiled
+@pytest.mark.parametrize(("changes", "limit"), [
+    ({}, None), ({"temperature": 0.0, "repetition_penalty": 1.0}, 1), ({"top_k": 5, "repetition_window": 9}, "8c"),
+    ({"min_p": 0.1}, 1),
+])  # fmt: skip
+def test_memory_and_max_copy_give_the_same_text_in_c_and_in_the_loop(tmp_path, changes, limit):
+    text = "To be, or not to be, that is the question: to be to be " * 9
+    memory = NgramMemory(np.frombuffer(text.encode(), np.uint8), 256, cache_dir=tmp_path)
+    training, sampling = TrainingText(memory, ByteTokenizer()), replace(SAMPLING, **changes)
+    network = network_of(make())
+
+    def texts(network: Network, *more: LogitsStep) -> list[list[int]]:
+        limits = training.steps(limit, ["To b", "To b", "To b"])
+        steps = [
+            [*mixing, *more, *rest]
+            for mixing, rest in zip(memory_steps(memory, ByteTokenizer(), "To b", 3), limits, strict=True)
+        ]
+        assert network.draws(sampling, steps) == (not more)
+        pieces = complete(network, ByteTokenizer(), "To b", 60, sampling, range(3), (), steps)
+        return [sample.tokens for sample in {row: sample for row, _, sample in pieces}.values()]
+
+    assert texts(network) == texts(network, Unchanged())
+
+
+class Unchanged:
+    """A step that the engine does not know."""
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        return logits
+
+    def add(self, token: int) -> None: ...
+
+
+@compiled
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_weights_quantized_at_load_are_those_of_a_quantized_file(tmp_path, path, kind):
     save_model(tmp_path / "q.ckpt", quantize(load_model(path)[0], kind), ByteTokenizer())
     ids = np.frombuffer(b"Shall I compare thee to a summer's day?" * 4, np.uint8)
     at_load, kept = open_network(read_model(path), "cpu", kind), open_network(read_model(tmp_path / "q.ckpt"), "cpu")
     assert at_load.nats(ids) == pytest.approx(kept.nats(ids), rel=1e-5)
+    assert kind in at_load.about and at_load.about == kept.about
     by_torch = TorchNetwork(load_model(tmp_path / "q.ckpt")[0]).nats(ids)
     assert kept.nats(ids).sum() == pytest.approx(by_torch.sum(), rel=0.02)
     with pytest.raises(UserError, match=f"{kind} already"):
@@ -116,6 +154,7 @@ def test_a_large_model_asks_torch_for_an_accelerator_only_where_there_is_a_drive
     code = f"""
 import sys
 from yinggem.inference.networks import opening
+from yinggem.inference.copying import TrainingText
 from yinggem.inference.files.stored_model import read_model
 stored, there = read_model({str(path)!r}), ({str(tmp_path / "nvidia[0-9]*")!r},)
 for opening.LARGE, opening.DRIVERS, device in (10**9, there, None), (9, (), None), (9, there, "cpu"), (9, there, None):

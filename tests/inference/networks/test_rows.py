@@ -10,9 +10,11 @@ from yinggem.model.transformer import Transformer
 
 
 @torch.inference_mode()
-def test_rows_at_different_places_continue_as_the_whole_model_does():
+@pytest.mark.parametrize("changes", [{}, {"document_end": 9}, {"attention_window": None, "num_key_value_heads": 1}])
+def test_rows_at_different_places_continue_as_the_whole_model_does(changes):
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(50, 16, 2, 2, None, 24, attention_window=7, initializer_range=0.3)).eval()
+    shape = {"num_key_value_heads": None, "intermediate_size": 24, "attention_window": 7} | changes
+    model = Transformer(ModelConfig(50, 16, 2, 2, initializer_range=0.3, **shape)).eval()
     rows = rows_of(TorchNetwork(model))
     assert isinstance(rows, TorchRows) and rows.rows == 64
     texts = {0: [3, 1, 4, 1, 5], 1: [9, 2], 2: [6, 5, 3, 5, 8, 9, 7, 9, 3, 2]}

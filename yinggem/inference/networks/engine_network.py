@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 from yinggem.engine.engine import Engine, sampling_refusal
+from yinggem.engine.memory import EngineMemory
+from yinggem.inference.copying import CopyStep
+from yinggem.inference.generation import NOTHING, LogitsStep
+from yinggem.inference.memory_step import MemoryStep
 from yinggem.inference.sampling import Sampling
 from yinggem.model.config import ModelConfig
 
@@ -34,9 +38,10 @@ class EngineNetwork:
         """As `Network.read`."""
         return EngineTexts(self, prompts)
 
-    def draws(self, sampling: Sampling, rows: int) -> bool:
-        """Whether the engine knows every setting, and reads its weights often enough for one row at a time."""
-        return sampling_refusal(sampling) is None and (rows == 1 or self.config.parameters <= ONE_AFTER_ANOTHER)
+    def draws(self, sampling: Sampling, steps: Sequence[Sequence[LogitsStep]]) -> bool:
+        """Whether the engine knows every setting and step, and reads its weights often enough for one row at a time."""
+        known = all(knows(sampling, each) for each in steps)
+        return known and (len(steps) == 1 or self.config.parameters <= ONE_AFTER_ANOTHER)
 
     def draw(
         self,
@@ -44,23 +49,23 @@ class EngineNetwork:
         max_new_tokens: int,
         sampling: Sampling,
         seeds: Sequence[int],
+        steps: Sequence[Sequence[LogitsStep]],
         end: int | None = None,
     ) -> Iterator[Sequence[int]]:
         """As `Network.draw`: row by row a few tokens, more where they take no time."""
         texts = EngineTexts(self, prompts)
-        histories = [_Recent(prompt, sampling) for prompt in prompts]
+        rows = [
+            DrawnRow(texts.engine, *row, sampling, end) for row in zip(texts.rows, prompts, seeds, steps, strict=True)
+        ]
+        most = 1 if any(row.limits for row in rows) else CHUNK  # what may follow is said token by token
         made, size = 0, 1
         try:
-            while made < max_new_tokens:
+            while made < max_new_tokens and not all(row.ended for row in rows):
                 began, size = time.perf_counter(), min(size, max_new_tokens - made)
-                chunks = []
-                for row, seed, history in zip(texts.rows, seeds, histories, strict=True):
-                    chunks.append(texts.engine.generate(row, sampling, seed, history.ids, made, size, end))
-                    history.add(chunks[-1])
-                yield from zip(*chunks, strict=True)
+                yield from zip(*[row.draw(made, size) for row in rows], strict=True)
                 made += size
                 taken = time.perf_counter() - began
-                size = min(2 * size, CHUNK) if taken < SOON else max(1, size // 2) if taken > 4 * SOON else size
+                size = min(2 * size, most) if taken < SOON else max(1, size // 2) if taken > 4 * SOON else size
         finally:
             texts.close()
 
@@ -85,20 +90,50 @@ class EngineNetwork:
             next(free for one, free in self._free if one is engine).extend(rows)
 
 
-class _Recent:
-    """The ids of a text that penalty and n-gram filter look at."""
+def knows(sampling: Sampling, steps: Sequence[LogitsStep]) -> bool:
+    """Whether the engine knows the settings and steps of a row: a memory in C, or none, then limits on copies."""
+    first = bool(steps) and isinstance(steps[0], MemoryStep) and isinstance(steps[0].counting, EngineMemory)
+    return sampling_refusal(sampling) is None and all(isinstance(step, CopyStep) for step in steps[first:])
 
-    def __init__(self, prompt: np.ndarray, sampling: Sampling) -> None:
+
+class DrawnRow:
+    """A row of an engine that draws by itself.
+
+    Attributes:
+        limits: what forbids ids, token by token.
+        ended: nothing may be drawn any more.
+    """
+
+    def __init__(
+        self, engine: Engine, row: int, prompt: np.ndarray, seed: int, steps: Sequence[LogitsStep], sampling: Sampling,
+        end: int | None,
+    ) -> None:  # fmt: skip
+        self.engine, self.row, self.seed, self.sampling, self.end = engine, row, seed, sampling, end
+        counting = [step.counting for step in steps if isinstance(step, MemoryStep)]
+        self.memory = next((memory for memory in counting if isinstance(memory, EngineMemory)), None)
+        self.limits, self.ended = [step for step in steps if isinstance(step, CopyStep)], False
+        # Of the text so far penalty and n-gram filter look at so many ids.
         window = sampling.repetition_window if sampling.repetition_penalty != 1 else 0
         self.most: Any = None if window is None or sampling.no_repeat_ngram_size else window
-        self.ids = prompt
-        self.add([])
+        self.history = self._last(prompt)
 
-    def add(self, ids: Sequence[int]) -> None:
-        """The text goes on."""
-        self.ids = np.concatenate([self.ids, np.array(ids, self.ids.dtype)])
-        if self.most is not None:
-            self.ids = self.ids[len(self.ids) - min(len(self.ids), self.most) :]
+    def draw(self, start: int, count: int) -> list[int]:
+        """`count` ids, the first of which is number `start` of the sample; NOTHING where it has ended."""
+        if self.ended:
+            return [NOTHING] * count
+        forbidden = np.concatenate([limit.forbidden() for limit in self.limits]) if self.limits else ()
+        ids = self.engine.generate(
+            self.row, self.sampling, self.seed, self.history, start, count, self.end, self.memory, forbidden
+        )
+        for limit in self.limits:
+            for token in ids:
+                limit.add(token)
+        self.history = self._last(np.concatenate([self.history, np.array(ids, self.history.dtype)]))
+        self.ended = len(ids) < count
+        return ids + [NOTHING] * (count - len(ids))
+
+    def _last(self, ids: np.ndarray) -> np.ndarray:
+        return ids if self.most is None else ids[len(ids) - min(len(ids), self.most) :]
 
 
 class EngineTexts:

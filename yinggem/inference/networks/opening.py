@@ -61,7 +61,7 @@ def _engine_maker(stored: StoredModel, quantization: str | None) -> Callable[[],
     weights = engine_weights(stored)
     check_finite(weights)
     kept_as = "bfloat16" if next(iter(stored.weights.values())).dtype == "bfloat16" else "float32"
-    storage = cast(Storage, quantization or kept_as)
+    storage = cast(Storage, quantization or stored.quantization or kept_as)
     return lambda: Engine(stored.config, weights, storage=storage, rows=MAX_ROWS)
 
 

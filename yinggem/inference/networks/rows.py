@@ -1,6 +1,7 @@
 """What the batcher asks of a model: rows, each a text with a position of its own, continued side by side."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from yinggem.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from yinggem.inference.networks.torch_network import TorchNetwork
+    from yinggem.model.decoding import SideBySideStep
     from yinggem.model.kv_cache import KVCache
 
 
@@ -37,15 +39,24 @@ class Rows(Protocol):
         """Free the memory; nothing else is called afterwards."""
 
 
+SEVERAL = 8  # about as many texts go on at once where there are several
+
+
 class TorchRows:
-    """Rows that torch computes, one after another: each has a cache of its own."""
+    """Rows that torch computes: each has a cache of its own, and those that go on do so together."""
 
     def __init__(self, network: "TorchNetwork", rows: int = MAX_ROWS) -> None:
         from yinggem.model.decoding import DecodingStep
 
         self.config, self.rows, self._model = network.config, rows, network.model
         self._caches: list[KVCache | None] = [None] * rows
-        self._step = DecodingStep(network.model, self._new_cache()).model  # laid out once, for one row of any cache
+        self._alone = DecodingStep(network.model, self._new_cache()).model  # laid out once, for one row of any cache
+
+    @cached_property
+    def _together(self) -> "SideBySideStep":
+        from yinggem.model.decoding import SideBySideStep
+
+        return SideBySideStep(self._model, SEVERAL)
 
     def reset(self, row: int) -> None:
         """As `Rows.reset`."""
@@ -65,13 +76,15 @@ class TorchRows:
         """As `Rows.step`."""
         import torch
 
-        found = []
+        caches = [cache for row in rows if (cache := self._caches[row]) is not None]
+        assert len(caches) == len(rows), "a row is read before it goes on"
         with torch.inference_mode():
-            for row, token in zip(rows, ids, strict=True):
-                cache = self._caches[row]
-                assert cache is not None, "a row is read before it goes on"
-                found.append(self._step.next_logits(torch.tensor([[token]], device=cache.keys.device), cache)[0])
-            logits: np.ndarray = torch.stack(found).cpu().numpy()
+            tokens = torch.tensor(ids, device=caches[0].keys.device)
+            if len(rows) == 1:  # by the same kernels as generating it alone
+                found = self._alone.next_logits(tokens[:, None], caches[0])
+            else:
+                found = self._together(tokens, caches)
+            logits: np.ndarray = found.cpu().numpy()
         return logits
 
     def copy(self, source: int, target: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from yinggem.inference.generation import LogitsStep
 from yinggem.inference.sampling import Sampling
 from yinggem.model.decoding import DecodingStep
 from yinggem.model.kv_cache import KVCache
@@ -32,7 +33,7 @@ class TorchNetwork:
         """As `Network.read`."""
         return TorchTexts(self.model, prompts)
 
-    def draws(self, sampling: Sampling, rows: int) -> bool:
+    def draws(self, sampling: Sampling, steps: Sequence[Sequence[LogitsStep]]) -> bool:
         """It does not: the loop draws."""
         return False
 
@@ -42,6 +43,7 @@ class TorchNetwork:
         max_new_tokens: int,
         sampling: Sampling,
         seeds: Sequence[int],
+        steps: Sequence[Sequence[LogitsStep]],
         end: int | None = None,
     ) -> Iterator[Sequence[int]]:
         """Never called."""

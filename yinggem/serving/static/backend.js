@@ -37,9 +37,11 @@ export const open = async () => {};
 
 export const get = async (path) => (await answer(path, {})).json();
 
-export async function complete(content, signal) {
-  return (await answer("/v1/completions", { method: "POST", body: JSON.stringify(content), signal })).json();
+export async function make(path, content, signal) {
+  return (await answer(path, { method: "POST", body: JSON.stringify(content), signal })).json();
 }
+
+export const complete = (content, signal) => make("/v1/completions", content, signal);
 
 // Calls hear(choice) for every piece of every text, until all have ended.
 export async function stream(content, signal, hear) {

@@ -1,9 +1,10 @@
 // The page: one text that is written together.
 
-import { complete, get, key, open, stream } from "/backend.js";
+import { complete, get, key, make as pages, open, stream } from "/backend.js";
 import { codePoints, Editor, surprise } from "/editor.js";
 import { Panel } from "/panel.js";
 import { Places } from "/places.js";
+import { readings } from "/reading.js";
 import { showRun } from "/run.js";
 
 const $ = (id) => document.getElementById(id);
@@ -60,7 +61,7 @@ function save() {
 }
 
 function refresh() {
-  for (const id of ["continue", "tint", "new"]) $(id).disabled = Boolean(running);
+  for (const id of ["continue", "tint", "reading", "new"]) $(id).disabled = Boolean(running);
   $("stop").disabled = !running;
   $("undo").disabled = running || !history.past.length;
   $("redo").disabled = running || !history.future.length;
@@ -211,6 +212,17 @@ function tint() {
   });
 }
 
+function read() {
+  const { text } = editor.state, place = $("readings");
+  if (!text) return say("There is no text to read yet.");
+  return during(async (signal) => {
+    say("Reading ... (the first time takes some seconds)");
+    place.replaceChildren();
+    await readings(text, signal, (link) => place.append(link));
+    say("These pages are of the text as it stands now.");
+  });
+}
+
 // What is known of a token: how likely it was, and what else could have stood there.
 function tell(index) {
   const token = editor.state.tokens[index];
@@ -287,7 +299,8 @@ const KEYS = [
 ];
 
 function listen() {
-  const actions = { continue: proceed, stop: () => running?.abort(), retry, tint, new: anew };
+  $("reading").hidden = !pages; // a model that is in the page has nobody to make them
+  const actions = { continue: proceed, stop: () => running?.abort(), retry, tint, reading: read, new: anew };
   for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
   $("undo").addEventListener("click", () => travel(history.past, history.future));
   $("redo").addEventListener("click", () => travel(history.future, history.past));

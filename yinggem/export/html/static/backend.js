@@ -35,6 +35,8 @@ export async function open(tell) {
 
 export const get = async (path) => ({ "/settings": ready.settings, "/run": ready.run })[path];
 
+export const make = null; // pages of how it reads: there is no torch here
+
 // Calls hear(choice) for every piece of every text, until all have ended.
 export async function stream(content, signal, hear) {
   if (!ready) throw new Error("The model could not be opened; load this page again.");

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from yinggem.inference.evaluation import Evaluation
-from yinggem.inference.surprise_page import LEVELS, Piece, lines_of, pieces_of, ranked, surprise_page
+from yinggem.inference.pages.surprise_page import LEVELS, Piece, lines_of, pieces_of, ranked, surprise_page
 from yinggem.text.tokenizer import ByteTokenizer
 
 HOSTILE = '<script>alert(1)</script>\n"><img src=x onerror=alert(1)>\n</pre></span> & &lt; 水の音 \N{GRINNING FACE}\n'
@@ -62,6 +62,7 @@ def test_hostile_text_stays_text():
         "p",
         "table",
         "tr",
+        "th",
         "td",
         "pre",
         "span",
