@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import shutil
+import subprocess
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +176,14 @@ def test_the_policy_of_the_page_knows_its_own_script_and_style_alone(tmp_path):
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|new Function|DOMParser", text)
 
 
+@pytest.mark.parametrize("entry", ["/page.js", "/worker.js"])
+def test_the_scripts_are_javascript(entry, tmp_path):
+    if not (node := shutil.which("node")):
+        pytest.skip("there is no node here")
+    (tmp_path / "a.js").write_text(bundle(entry, file.scripts()), encoding="utf-8")
+    subprocess.run([node, "--check", str(tmp_path / "a.js")], check=True)
+
+
 def test_a_damaged_file_says_so_and_bad_settings_are_named(tmp_path):
     file.export(source_of(), tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
@@ -213,12 +223,13 @@ def test_every_setting_has_its_bounds_and_no_folder_is_told():
 
 def test_modules_become_one_script_each_before_those_that_use_it():
     files = {
-        "/a.js": 'import { b, c } from "/b.js";\nexport const a = b + c;\n',
+        "/a.js": 'import { b, c as d } from "/b.js";\nexport const a = b + d;\n',
         "/b.js": "const c = 1;\nexport function b() {}\nexport { c };\n",
     }
     script = bundle("/a.js", files)
     assert script.index('modules["/b.js"]') < script.index('modules["/a.js"]') and "return { b, c };" in script
     assert not re.search(r"^(import|export)", script, re.M)
+    assert 'const { b, c: d } = modules["/b.js"];' in script
     with pytest.raises(ValueError, match="in a form"):
         bundle("/a.js", {"/a.js": 'import x from "y";\n'})
     with pytest.raises(ValueError, match="itself"):

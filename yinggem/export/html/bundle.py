@@ -1,6 +1,6 @@
 """The modules of a page as one script: a page that is opened from a disk may not load another file.
 
-It knows the two forms that these files use: `import { a, b } from "/file.js";` on a line, and `export` before a
+It knows the forms that these files use: `import { a, b as c } from "/file.js";` on a line, and `export` before a
 declaration or `export { a, b };`.
 """
 
@@ -39,7 +39,12 @@ def _add(path: str, files: Mapping[str, str], parts: list[str], above: tuple[str
         _add(other, files, parts, (*above, path))
     names = [name for _, name in DECLARED.findall(source)]
     names += [name for names in LISTED.findall(source) for name in names.split(", ")]
-    body = LISTED.sub("", DECLARED.sub(r"\1", IMPORT.sub(r'const { \1 } = modules["\2"];\n', source)))
+    body = LISTED.sub("", DECLARED.sub(r"\1", IMPORT.sub(_destructured, source)))
     if re.search(r"^(import|export)\b", body, re.M):
         raise ValueError(f"{path} imports or exports in a form that is not known here")
     parts.append(f"{begin}(() => {{\n{body}\nreturn {{ {', '.join(names)} }};\n}})();\n")
+
+
+def _destructured(found: re.Match[str]) -> str:
+    names = found[1].replace(" as ", ": ")
+    return f'const {{ {names} }} = modules["{found[2]}"];\n'
