@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from yinggem.engine.memory import EngineMemory
@@ -29,9 +29,10 @@ def memory_of(draw: np.random.Generator, vocab: int, size: int, folder: Path) ->
     return NgramMemory(text, vocab, generating=mixture, cache_dir=folder)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
+@example(seed=0, vocab=70_000, size=300, typed=40, share=1.0)
 @given(
-    seed=st.integers(0, 2**32), vocab=st.sampled_from([1, 2, 7, 256, 258, 259, 300, 2048, 70_000]),
+    seed=st.integers(0, 2**32), vocab=st.sampled_from([1, 2, 7, 256, 258, 259, 300, 2048]),
     size=st.integers(1, 400), typed=st.integers(0, 60), share=st.sampled_from([0.3, 1.0, 2.0]),
 )  # fmt: skip
 def test_it_is_the_distribution_of_numpy(seed, vocab, size, typed, share):
@@ -41,12 +42,12 @@ def test_it_is_the_distribution_of_numpy(seed, vocab, size, typed, share):
         ids = [*memory.ids[: draw.integers(1, 30)].tolist(), *draw.integers(0, vocab, 3).tolist()]
         counted = np.where(draw.random(typed) < 0.1, vocab, np.resize(memory.ids[draw.integers(size) :], typed))
         ours = EngineMemory(memory, ids, counted.astype(np.int64), share)
-        for position in range(12):
+        for position in range(6):
             logits = draw.normal(size=vocab).astype(np.float32) * 3
             network = np.exp(logits - logits.max(), dtype=np.float64)
             network /= network.sum()
             expected = memory.distribution(network, np.array(ids[-memory.longest :]), counted, share, len(ids))
-            assert ours.mix(logits) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            np.testing.assert_allclose(ours.mix(logits), expected, rtol=1e-9, atol=0)
             ids.append(int(memory.ids[position % size]))
             ours.add(ids[-1:])
         ours.close()

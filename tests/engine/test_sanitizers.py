@@ -74,13 +74,14 @@ def test_the_kernels_of_arm_compute_the_same_in_an_emulator(tmp_path):
 
 @pytest.mark.soak
 def test_no_mistake_of_python_code_makes_c_touch_foreign_memory(tmp_path):
-    """All of test_engine.py with a library that watches every address."""
+    """All of test_engine.py and test_memory.py with a library that watches every address."""
     library = build(
         ROOT / "yinggem" / "engine" / "engine.c", tmp_path / "engine.so", "-O1", "-shared", "-fPIC", *MEMORY
     )
     asked = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     watched = {"LD_PRELOAD": asked.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
     environment = os.environ | watched | {"YINGGEM_ENGINE_LIBRARY": str(library)}
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "test_engine.py")]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tests += [str(TESTS / name) for name in ("test_engine.py", "test_memory.py")]
     done = subprocess.run(tests, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,8 @@
  *     embedding -> [ norm -> query, key, value -> rotation -> attention -> output
  *                    norm -> up -> activation -> down ] for every layer -> norm -> head -> filters -> draw
  *
- * The loops that take the time are in kernels.h, once for every instruction set. Python calls the functions at the end
+ * The loops that take the time are in kernels.h, once for every instruction set; threads.h shares them out, matrices.h
+ * rounds weights, sampling.h draws, memory.h counts beside the network. Python calls the functions at the end
  * (yinggem/engine/engine.py), and checks there what it hands over; ids and row numbers are checked here once more.
  *
  * Decoding one text is limited by reading the weights from memory, so they are kept as small as wanted (8 or 4 bits), in
@@ -208,135 +209,8 @@ struct Engine {
     atomic_int next_thread;
 };
 
-/* ---- Threads ---------------------------------------------------------------------------------------------------- */
-
-static inline void relax(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-/* Do one chunk of the job, if there is one that nobody has taken. A thread that is off its processor holds up the chunk
- * it has, and nothing else. */
-static int do_chunk(Engine *e, int thread) {
-    uint64_t tickets = atomic_load(&e->tickets);
-    do {
-        if (!(uint32_t)tickets) return 0;
-    } while (!atomic_compare_exchange_weak(&e->tickets, &tickets, tickets - 1));
-    /* The job cannot end, nor another begin, before this chunk is counted as done: job and chunks stay as they are. */
-    int chunks = e->chunks;
-    e->job(e, chunks - (int)(uint32_t)tickets, thread);
-    if (atomic_fetch_add(&e->done, 1) + 1 == chunks && atomic_load(&e->waiting)) {
-        pthread_mutex_lock(&e->mutex);
-        pthread_cond_signal(&e->finished);
-        pthread_mutex_unlock(&e->mutex);
-    }
-    return 1;
-}
-
-enum { SPINS = 2000 }; /* about 50 microseconds: most waits within a token are shorter */
-
-static void *work(void *argument) {
-    Engine *e = argument;
-    int thread = atomic_fetch_add(&e->next_thread, 1);
-    while (!atomic_load(&e->quit)) {
-        if (do_chunk(e, thread)) continue;
-        int spins = 0;
-        while (spins++ < SPINS && !(uint32_t)atomic_load(&e->tickets)) relax();
-        if (spins <= SPINS) continue;
-        pthread_mutex_lock(&e->mutex);
-        atomic_fetch_add(&e->sleepers, 1);
-        while (!(uint32_t)atomic_load(&e->tickets) && !atomic_load(&e->quit)) pthread_cond_wait(&e->work, &e->mutex);
-        atomic_fetch_sub(&e->sleepers, 1);
-        pthread_mutex_unlock(&e->mutex);
-    }
-    return NULL;
-}
-
-/* Call job(e, chunk, thread) for every chunk, on all threads; returns when all are done. */
-static void share(Engine *e, Job *job, int chunks) {
-    if (e->threads == 1 || chunks == 1) {
-        for (int chunk = 0; chunk < chunks; chunk++) job(e, chunk, 0);
-        return;
-    }
-    e->job = job;
-    e->chunks = chunks;
-    atomic_store(&e->done, 0);
-    uint64_t number = (atomic_load(&e->tickets) >> 32) + 1; /* so that a late exchange finds other tickets */
-    atomic_store(&e->tickets, number << 32 | (uint32_t)chunks);
-    if (atomic_load(&e->sleepers)) {
-        pthread_mutex_lock(&e->mutex);
-        pthread_cond_broadcast(&e->work);
-        pthread_mutex_unlock(&e->mutex);
-    }
-    while (do_chunk(e, 0)) {}
-    for (int spins = 0; atomic_load(&e->done) < chunks && spins < SPINS; spins++) relax();
-    if (atomic_load(&e->done) == chunks) return;
-    pthread_mutex_lock(&e->mutex); /* whoever has the last chunk may need this processor */
-    atomic_store(&e->waiting, 1);
-    while (atomic_load(&e->done) < chunks) pthread_cond_wait(&e->finished, &e->mutex);
-    atomic_store(&e->waiting, 0);
-    pthread_mutex_unlock(&e->mutex);
-}
-
-/* ---- Weights ---------------------------------------------------------------------------------------------------- */
-
-static uint16_t to_half(float x) { /* the nearest bfloat16, of two the even one */
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-/* Round a row of floats as yinggem/model/kernels/integer_matrix.py does. */
-static void round_row(Matrix *m, int row, const float *from) {
-    void *to = (char *)m->weights + (size_t)row * m->pitch;
-    int columns = m->columns;
-    if (m->kind == FLOAT32) memcpy(to, from, (size_t)columns * sizeof(float));
-    if (m->kind == BFLOAT16)
-        for (int k = 0; k < columns; k++) ((uint16_t *)to)[k] = to_half(from[k]);
-    if (m->kind == INT8) {
-        float largest = 0;
-        for (int k = 0; k < columns; k++) largest = fabsf(from[k]) > largest ? fabsf(from[k]) : largest;
-        float scale = largest / 127 < FLT_MIN ? FLT_MIN : largest / 127;
-        for (int k = 0; k < columns; k++) ((int8_t *)to)[k] = (int8_t)rintf(from[k] / scale);
-        m->scale[row] = scale;
-    }
-    if (m->kind == INT4)
-        for (int group = 0; group < columns / 32; group++, from += 32) {
-            float low = from[0], high = from[0], most = FLT_MAX / 128;
-            for (int k = 0; k < 32; k++) low = from[k] < low ? from[k] : low, high = from[k] > high ? from[k] : high;
-            float scale = fminf(fmaxf(high / 15 - low / 15, FLT_MIN), most);
-            uint16_t *kept = m->group_scale + (size_t)row * m->group_pitch + group, *zero = kept + m->group_pitch / 2;
-            scale = half_to_float(*kept = to_half(scale));
-            float middle = half_to_float(*zero = to_half(fminf(fmaxf(low + 8 * scale, -most * 16), most * 16)));
-            for (int k = 0; k < 32; k++) {
-                float integer = fminf(fmaxf(rintf((from[k] - middle) / scale) + 8, 0), 15);
-                ((uint8_t *)to)[group * 16 + k / 2] |= (uint8_t)((int)integer << k % 2 * 4);
-            }
-        }
-}
-
-/* Room for a matrix of zeros. */
-static Status make_matrix(Matrix *m, Kind kind, int rows, int columns) {
-    static const size_t bits[] = {32, 16, 8, 4};
-    m->kind = kind, m->rows = rows, m->columns = columns;
-    m->tall = padded(rows, ROWS), m->wide = padded(columns, PAD);
-    m->pitch = (size_t)m->wide * bits[kind] / 8;
-    m->group_pitch = 2 * (size_t)padded(m->wide / 32, 8);
-    m->weights = zeros((size_t)m->tall * m->pitch);
-    m->bias = zeros((size_t)m->tall * sizeof(float));
-    if (kind == INT8) m->scale = zeros((size_t)m->tall * sizeof(float));
-    if (kind == INT4) m->group_scale = zeros((size_t)m->tall * m->group_pitch * sizeof(uint16_t));
-    int all = m->weights && m->bias && (kind != INT8 || m->scale) && (kind != INT4 || m->group_scale);
-    return all ? OK : NO_MEMORY;
-}
-
-static void free_matrix(Matrix *m) {
-    free(m->weights), free(m->bias), free(m->scale), free(m->group_scale);
-    memset(m, 0, sizeof *m);
-}
+#include "threads.h"
+#include "matrices.h"
 
 /* ---- 1. The embedding: a row of its matrix ---------------------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 """The memory beside the network in C: what `NgramMemory.distribution` says, for one text that grows."""
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 
@@ -43,7 +44,7 @@ class EngineMemory:
         library, refusal = open_library(), memory_refusal(memory)
         if refusal or isinstance(library, str):
             raise UserError(f"The compiled engine cannot compute this memory: {refusal}.")
-        self._library, self.lock = library, threading.Lock()
+        self._library, self.lock, self._process = library, threading.Lock(), os.getpid()
         self.vocab_size = memory.vocab_size
         self._kept: list[np.ndarray] = []  # what C has addresses of
         index, mixture = self._index(memory.counts.index), self._mixture(memory.generating, share)
@@ -54,8 +55,8 @@ class EngineMemory:
         self.add(prompt)
 
     def close(self) -> None:
-        """Free its memory; nothing else can be called afterwards."""
-        if self._handle:
+        """Free its memory; nothing else can be called afterwards. A forked child leaves it to its parent."""
+        if self._handle and self._process == os.getpid():
             with self.lock:
                 handle, self._handle = self._handle, None
                 self._library.memory_free(handle)
@@ -66,8 +67,8 @@ class EngineMemory:
     @property
     def handle(self) -> int:
         """For the engine, which holds `lock` while it uses it."""
-        if not self._handle:
-            raise RuntimeError("This memory is closed.")
+        if not self._handle or self._process != os.getpid():
+            raise RuntimeError("This memory is closed, or was made before this process was forked.")
         return self._handle
 
     def add(self, ids: Sequence[int]) -> None:
