@@ -3,6 +3,7 @@
 #   make test    every test, in as many workers as there are cores
 #   make fast    the tests of about a second each, for the minute between two edits
 #   make soak    the slow tests at full length: more kills, more steps, more random command lines
+#   make wasm    the engine for browsers, after a change of its C: needs clang and wasm-ld (Debian: clang, lld)
 #   make sanitize  the engine's C under AddressSanitizer, UBSan and ThreadSanitizer, and on an emulated ARM
 #   make peers   comparisons with heavy packages, which this installs
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 # pip compiles one file after the other, compileall on all cores. These are never imported by a test, or by one alone.
 UNUSED := transformers/models/(?!auto/|gpt2/|llama/|mistral/|qwen3/|smollm3/)|/tests?/|/databricks/
 
-.PHONY: train test fast soak sanitize peers check clean
+.PHONY: train test fast soak wasm sanitize peers check clean
 
 train: .venv/.installed
 	$(BIN)/python train.py
@@ -26,6 +27,9 @@ fast: .venv/.dev
 
 soak: .venv/.dev
 	YINGGEM_SOAK=1 $(PYTEST) -m slow
+
+wasm: .venv/.dev
+	$(BIN)/python -m yinggem.engine.build_wasm
 
 sanitize: .venv/.dev
 	YINGGEM_SOAK=1 $(BIN)/python -m pytest -rs tests/engine/test_sanitizers.py

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback
 from machine import print_limits
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from yinggem.commands.report import silence_libraries
+from yinggem.commands.run.report import silence_libraries
 from yinggem.commands.train import CONF, build
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.huge_pages import keep_freed_memory

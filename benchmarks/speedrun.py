@@ -166,7 +166,7 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
     from lightning.pytorch import Callback
 
     import train
-    from yinggem.commands.report import silence_libraries
+    from yinggem.commands.run.report import silence_libraries
     from yinggem.model.kernels.huge_pages import keep_freed_memory
 
     class Clock(Callback):

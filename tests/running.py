@@ -12,8 +12,8 @@ import prefork
 import pytest
 import torch
 
+from yinggem.commands.run.train_process import surroundings
 from yinggem.commands.train import TrainCommand
-from yinggem.commands.train_process import surroundings
 from yinggem.common.stopping import stopping_on_signals
 from yinggem.runs.layout import read_latest
 

@@ -10,8 +10,8 @@ import pytest
 from running import SMALL, TEXT, ended, here, newest
 
 from yinggem.commands import train
-from yinggem.commands.train_process import how_to_continue
-from yinggem.commands.train_words import TypedWords
+from yinggem.commands.run.train_process import how_to_continue
+from yinggem.commands.run.train_words import TypedWords
 from yinggem.common.errors import UserError
 from yinggem.runs.overrides import quoted
 from yinggem.runs.record import read_overrides, record_run

@@ -1,5 +1,8 @@
 """yinggem export: what it writes, what it leaves out, and what it refuses."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,16 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(typed, checkpoint,
     assert "Cannot write" in exported(typed, checkpoint, "safetensors", tmp_path / "no" / "a.safetensors").refused()
     assert "is the checkpoint itself" in exported(typed, checkpoint, "safetensors", checkpoint).refused()
     assert "Cannot read" in exported(typed, tmp_path / "missing.ckpt", "safetensors", tmp_path / "a").refused()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = f".a.safetensors.{dead.pid}-0123abcd"
+    for name in (f"{left}.partial", f"{left}.earlier", f".b.safetensors.{dead.pid}-0123abcd.partial"):
+        (tmp_path / name).mkdir()
+    (tmp_path / f".a.safetensors.{os.getppid()}-0123abcd.partial").touch()  # of an export that goes on
+    assert exported(typed, checkpoint, "safetensors", tmp_path / "a.safetensors").status == 0
+    assert [path.name[:3] for path in sorted(tmp_path.glob(".*"))] == [".a.", ".b."]
+    for path in (*tmp_path.glob(".b*"), *tmp_path.glob("*a.safe*")):
+        path.rmdir() if path.is_dir() else path.unlink()
     with pytest.raises(SystemExit):
         exported(typed, checkpoint, "pickle", tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]

@@ -18,7 +18,7 @@ import torch
 from running import ROOT, SMALL, TEXT, elsewhere, here, newest, soaked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from yinggem.commands.report import opening_of
+from yinggem.commands.run.report import opening_of
 from yinggem.inference.checkpoint import load_model, read_checkpoint
 from yinggem.text.tokenizer import ByteTokenizer
 

@@ -190,6 +190,19 @@ def test_integers_given_or_rounded_here_mean_what_torch_reads_in_them(kind, name
     assert np.abs(logits - exact).max() < 0.02 * exact.std()  # of 127 steps one may go the other way
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"num_attention_heads": 4, "num_key_value_heads": 1, "norm": "layer"}], ids=str
+)
+def test_eight_bits_are_the_same_to_the_bit_on_every_processor(options, monkeypatch):
+    config = replace(SMALL, hidden_size=176, **options)
+    model, ids = make_model(config), torch.randint(config.vocab_size, (60,)).numpy()
+    found = set()
+    for name in kernels():
+        monkeypatch.setenv(KERNELS, name)
+        found.add(engine_of(model, storage="int8").read(0, ids).tobytes())
+    assert len(found) == 1
+
+
 def test_bfloat16_rounds_the_weights_and_nothing_else():
     model = make_model(SMALL)
     engine, rounded = engine_of(model, storage="bfloat16"), make_model(SMALL)

@@ -68,7 +68,11 @@ def test_what_is_in_the_way_is_named(tmp_path, changes, sentence):
     assert not list(tmp_path.iterdir())
 
 
-def test_characters_are_refused(tmp_path):
+def test_characters_and_templates_are_refused(tmp_path):
+    pairs = fitted(ByteTokenizer())
+    pairs.mark_documents("{prompt}:")
+    with pytest.raises(UserError, match=r"cannot express data\.format=pairs; use --format safetensors or html"):
+        gguf.export(source_of(pairs, **FITS), tmp_path / "a.gguf")
     with pytest.raises(UserError, match="cannot express tokenizer=char; use --format hf"):
         gguf.export(source_of(fitted(CharTokenizer()), **FITS), tmp_path / "a.gguf")
 

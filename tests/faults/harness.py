@@ -19,8 +19,8 @@ import prefork
 import torch
 from running import same
 
-from yinggem.commands.outcome import evaluate_run, record_outcome
-from yinggem.commands.report import print_outcome
+from yinggem.commands.run.outcome import evaluate_run, record_outcome
+from yinggem.commands.run.report import print_outcome
 from yinggem.commands.train import TrainCommand
 from yinggem.common.files import append_text, find_paths, write_atomically
 from yinggem.inference.checkpoint import write_checkpoint

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
+from yinggem.export.folder import clean_leftovers
 from yinggem.export.formats import FORMATS
 from yinggem.export.source import read_source
 from yinggem.runs.layout import find_model
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--format {options.format} has no place for a memory; leave --with-memory out, or use {able}.")
     source, left_memory = read_source(path, options.with_memory, options.license)
     wanted.export(source, output)
+    clean_leftovers(output)
     if source.memory:
         print("The training text is in it, compressed, for its memory. Share it only if you may share the text.")
     elif left_memory:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from dataclasses import fields
 from typing import Any
 
-from yinggem.commands.sample_output import print_objects, print_text, sampling_of, show
+from yinggem.commands.output.sample_output import print_objects, print_text, sampling_of, show
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
 from yinggem.common.program import typed
@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
 def converse(network: Any, tokenizer: Any, options: Namespace) -> None:
     """At a terminal write one text in turns; else continue each line on its own. Ctrl-C ends a text; Ctrl-D leaves."""
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from yinggem.commands.history import LineHistory, default_place
-        from yinggem.commands.terminal import Terminal
+        from yinggem.commands.output.history import LineHistory, default_place
+        from yinggem.commands.output.terminal import Terminal
 
         place = None if options.no_history else default_place()
         history = LineHistory(place) if place else None

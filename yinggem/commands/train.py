@@ -21,8 +21,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from yinggem.commands.train_process import Failed, cause_of, command_of_another, refuse, say_stopped, surroundings
-from yinggem.commands.train_words import TypedWords
+from yinggem.commands.run.train_process import Failed, cause_of, command_of_another, refuse, say_stopped, surroundings
+from yinggem.commands.run.train_words import TypedWords
 from yinggem.common.config_files import check_kinds, check_overrides
 from yinggem.common.errors import UserError
 from yinggem.common.explain import explain
@@ -182,8 +182,11 @@ class TrainCommand:
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         check_kinds(config, CONF)
         check_overrides(config, words)
-        from yinggem.commands.outcome import evaluate_run, record_outcome  # torch takes seconds: not for --help, --cfg
-        from yinggem.commands.report import (
+        from yinggem.commands.run.outcome import (  # torch takes seconds: not for --help, --cfg
+            evaluate_run,
+            record_outcome,
+        )
+        from yinggem.commands.run.report import (
             memory_advice,
             precision_advice,
             prepare_loggers,

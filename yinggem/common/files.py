@@ -41,6 +41,21 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
             partial.unlink(missing_ok=True)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process, whose number stands in the name of a partial file, may still be writing it."""
+    if pid == os.getpid():  # this process is not writing one now
+        return False
+    if os.name == "nt":  # where signal 0 means Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def find_paths(folder: str | Path, pattern: str) -> list[Path]:
     """The paths below a folder, sorted, hidden ones left out. Paths that others remove meanwhile are skipped."""
     return sorted(Path(folder, name) for name in glob.glob(pattern, root_dir=folder))

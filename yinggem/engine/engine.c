@@ -16,15 +16,19 @@
 
 #define _GNU_SOURCE
 #include <float.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#if defined(__wasm__)
+#include "freestanding.h"
+#else
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#endif
 
 enum {
     VERSION = 3,   /* of the functions at the end: the Python side refuses another */
@@ -94,6 +98,9 @@ typedef struct {
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #include "kernels_neon.h"
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#include "kernels_wasm.h"
 #endif
 
 /* The kernels of this name, if this processor has what they need; of no name, the best it can run. NULL: there are none. */
@@ -108,6 +115,8 @@ static const Kernels *find_kernels(const char *name) {
     if (count == 3 && __builtin_cpu_supports("avx512vnni")) known[count++] = &kernels_avx512vnni;
 #elif defined(__aarch64__)
     known[count++] = &kernels_neon;
+#elif defined(__wasm_simd128__)
+    known[0] = &kernels_wasm; /* every browser has it: the others would only make the file larger */
 #endif
     for (int i = count - 1; i >= 0; i--)
         if (!name || !*name || !strcmp(known[i]->name, name)) return known[i];
@@ -396,8 +405,8 @@ static void begin(Engine *e, int number, int thread) {
     look_up(&e->embedding, token->id, e->x + (size_t)number * e->x_stride);
     int half = e->head_size / 2;
     for (int i = 0; i < half; i++) {
-        float angle = (float)token->position * e->frequencies[i];
-        e->cosine[number * half + i] = cosf(angle), e->sine[number * half + i] = sinf(angle);
+        float angle = (float)token->position * e->frequencies[i]; /* sinf is not the same everywhere */
+        e->cosine[number * half + i] = (float)cos((double)angle), e->sine[number * half + i] = (float)sin((double)angle);
     }
 }
 

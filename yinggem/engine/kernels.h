@@ -4,13 +4,45 @@
  * its end that header includes this file, and so every loop below exists once for every instruction set. `NAME(x)`
  * gives each its own name.
  *
- * Three rules keep these loops short. Every row of a matrix is padded with zeros to a multiple of PAD numbers, so no loop
+ * Rules keep these loops short. Every row of a matrix is padded with zeros to a multiple of PAD numbers, so no loop
  * has a remainder. There are always ROWS rows more than were asked for, so none has to stop in the middle. And every
  * product of a row and an input is summed in one vector from left to right, whatever is computed beside it: a text is
  * the same alone and in a batch, and a prompt read at once is the same as one read id by id.
+ *
+ * A model of 8 bits is the same to the bit on every processor, in a browser too, for to round an input magnifies the least
+ * difference. Its products are integers; whatever else it sums (norms, attention, softmax) is summed in SIXTEEN parts, as
+ * many as the widest vector holds, and `v_fused` rounds once after a product and a sum.
  */
 
 #define INLINE static inline __attribute__((always_inline))
+enum { NAME(VECTORS) = 16 / LANES }; /* that hold sixteen numbers */
+#ifndef v_fused
+#define v_fused v_fma
+#endif
+
+/* The sum of sixteen numbers, in the order in which the vectors of all processors can add them. */
+INLINE float NAME(fold)(const float *x) {
+    float half[8];
+    for (int i = 0; i < 8; i++) half[i] = x[i] + x[i + 8];
+    return ((half[0] + half[1]) + (half[2] + half[3])) + ((half[4] + half[5]) + (half[6] + half[7]));
+}
+
+/* The same of four sixteens, each in VECTORS vectors. */
+INLINE void NAME(fold4)(const V *v, float *sums) {
+#if LANES == 16
+    v_sum4(v, sums);
+#elif LANES == 8
+    V half[4];
+    for (int r = 0; r < 4; r++) half[r] = v_add(v[2 * r], v[2 * r + 1]);
+    v_sum4(half, sums);
+#else
+    V low[4], high[4];
+    float upper[4];
+    for (int r = 0; r < 4; r++) low[r] = v_add(v[4 * r], v[4 * r + 2]), high[r] = v_add(v[4 * r + 1], v[4 * r + 3]);
+    v_sum4(low, sums), v_sum4(high, upper);
+    for (int r = 0; r < 4; r++) sums[r] += upper[r];
+#endif
+}
 
 /* exp(x), to about one unit in the last place: 2^n e^r with |r| <= ln(2)/2, and a polynomial for e^r (Cephes). */
 INLINE float NAME(exponential)(float x) {
@@ -35,12 +67,10 @@ static float NAME(exponentials)(float *x, int64_t n, float highest, float by) {
     for (int64_t i = 0; i < n; i++) x[i] = NAME(exponential)((x[i] - highest) * by);
     int64_t padded = (n + PAD - 1) / PAD * PAD;
     for (int64_t i = n; i < padded; i++) x[i] = 0;
-    V sum[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    for (int64_t i = 0; i < padded; i += 4 * LANES)
-        for (int j = 0; j < 4; j++) sum[j] = v_add(sum[j], v_load(x + i + j * LANES));
-    float four[4];
-    v_sum4(sum, four);
-    return (four[0] + four[1]) + (four[2] + four[3]);
+    float sums[16] = {0};
+    for (int64_t i = 0; i < padded; i += 16)
+        for (int j = 0; j < 16; j++) sums[j] += x[i + j];
+    return NAME(fold)(sums);
 }
 
 /* The largest of n numbers. Comparing never rounds, so the order is free. */
@@ -65,14 +95,10 @@ static void NAME(normalize)(const float *x, const Norm *norm, int n, int wide, f
         mean = (float)(sum / n);
         scale = (float)(1 / sqrt(square / n + (double)eps));
     } else {
-        V square[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-        float four[4];
-        for (int i = 0; i < wide; i += LANES) {
-            V some = v_load(x + i);
-            square[i / LANES % 4] = v_fma(some, some, square[i / LANES % 4]);
-        }
-        v_sum4(square, four);
-        scale = 1 / sqrtf(((four[0] + four[1]) + (four[2] + four[3])) / (float)n + eps);
+        float squares[16] = {0};
+        for (int i = 0; i < wide; i += 16)
+            for (int j = 0; j < 16; j++) squares[j] += x[i + j] * x[i + j];
+        scale = 1 / sqrtf(NAME(fold)(squares) / (float)n + eps);
     }
     for (int i = 0; i < wide; i++) out[i] = (x[i] - mean) * scale * norm->weight[i] + norm->bias[i];
 }
@@ -149,14 +175,9 @@ INLINE void NAME(float_rows)(const char *rows, size_t pitch, int64_t count, cons
         }
 }
 
-static void NAME(rows_of_floats)(const char *rows, size_t pitch, int64_t count, const float *x, size_t stride, int n,
-                                 int wide, float *out, size_t out_stride) {
-    NAME(float_rows)(rows, pitch, count, x, stride, n, wide, 0, out, out_stride);
-}
-
 static void NAME(float_products)(const Matrix *m, const Input *x, int n, int from, int to, float *out, size_t stride) {
     const char *rows = (const char *)m->weights + (size_t)from * m->pitch;
-    NAME(rows_of_floats)(rows, m->pitch, to - from, x->numbers, x->stride, n, m->wide, out + from, stride);
+    NAME(float_rows)(rows, m->pitch, to - from, x->numbers, x->stride, n, m->wide, 0, out + from, stride);
 }
 
 static void NAME(half_products)(const Matrix *m, const Input *x, int n, int from, int to, float *out, size_t stride) {
@@ -270,7 +291,7 @@ INLINE void NAME(mix_columns)(const float *values, size_t pitch, const float *sh
     for (int c = 0; c < C; c++) sum[c] = v_load(out + c * LANES);
     for (int64_t j = 0; j < count; j++) {
         V share = v_set(shares[j]);
-        for (int c = 0; c < C; c++) sum[c] = v_fma(share, v_load(values + (size_t)j * pitch + c * LANES), sum[c]);
+        for (int c = 0; c < C; c++) sum[c] = v_fused(share, v_load(values + (size_t)j * pitch + c * LANES), sum[c]);
     }
     for (int c = 0; c < C; c++) v_store(out + c * LANES, sum[c]);
 }
@@ -282,14 +303,31 @@ static void NAME(mix)(const float *values, size_t pitch, const float *shares, in
     for (; c + LANES <= pitch; c += LANES) NAME(mix_columns)(values + c, pitch, shares, count, 1, out + c);
 }
 
+/* Four keys times one query; the pitch is a multiple of 16. */
+INLINE void NAME(four_keys)(const float *keys, const float *query, size_t pitch, float *out) {
+    V sum[4 * NAME(VECTORS)];
+    for (int i = 0; i < 4 * NAME(VECTORS); i++) sum[i] = v_zero();
+    for (size_t c = 0; c < pitch; c += 16)
+        for (int i = 0; i < NAME(VECTORS); i++) {
+            V some = v_load(query + c + i * LANES);
+            for (int r = 0; r < 4; r++) {
+                V key = v_load(keys + (size_t)r * pitch + c + i * LANES);
+                sum[r * NAME(VECTORS) + i] = v_fused(key, some, sum[r * NAME(VECTORS) + i]);
+            }
+        }
+    NAME(fold4)(sum, out);
+}
+
 /* Attention of n queries (n, pitch), which share a head of keys, over two stretches of the ring: the second follows the
  * first in the text. -> out (n, pitch). `scores` has room for n times `room` numbers. */
 static void NAME(attend)(const float *queries, int n, const float *keys, const float *values, size_t pitch,
                          const Stretch *stretches, float by, float *scores, size_t room, float *out) {
     int64_t first = stretches[0].count, count = first + stretches[1].count;
     for (int i = 0; i < 2; i++)
-        NAME(rows_of_floats)((const char *)(keys + (size_t)stretches[i].from * pitch), pitch * sizeof(float),
-                             stretches[i].count, queries, pitch, n, (int)pitch, scores + (i ? first : 0), room);
+        for (int64_t key = 0; key < stretches[i].count; key += 4)
+            for (int q = 0; q < n; q++)
+                NAME(four_keys)(keys + (size_t)(stretches[i].from + key) * pitch, queries + (size_t)q * pitch, pitch,
+                                scores + (size_t)q * room + (size_t)(i ? first + key : key));
     for (int i = 0; i < n; i++) {
         float *row = scores + (size_t)i * room, *to = out + (size_t)i * pitch;
         float one = 1 / NAME(exponentials)(row, count, NAME(highest)(row, count), by);
@@ -326,6 +364,7 @@ static const Kernels NAME(kernels) = {
 #undef v_half
 #undef v_add
 #undef v_fma
+#undef v_fused
 #undef v_sum4
 #undef I
 #undef BYTES

@@ -38,6 +38,11 @@ static inline V_plain v_fma_plain(V_plain a, V_plain b, V_plain sum) { /* a * b 
     return sum;
 }
 
+static inline V_plain v_fused_plain(V_plain a, V_plain b, V_plain sum) { /* the same, rounded once: a product is a double */
+    for (int i = 0; i < 8; i++) sum.at[i] = (float)((double)a.at[i] * (double)b.at[i] + (double)sum.at[i]);
+    return sum;
+}
+
 static inline void v_sum4_plain(const V_plain *v, float *sums) { /* of each of four vectors */
     for (int i = 0; i < 4; i++) {
         const float *x = v[i].at;
@@ -83,6 +88,7 @@ static inline V_plain q_shift_plain(V_plain sum, const uint16_t *scale, const ui
 #define v_half v_half_plain
 #define v_add v_add_plain
 #define v_fma v_fma_plain
+#define v_fused v_fused_plain
 #define v_sum4 v_sum4_plain
 #define I I_plain
 #define BYTES 32

@@ -44,6 +44,8 @@ def export(source: Source, output: Path) -> None:
             raise cannot_express("gguf", f"model.{name.replace('has_', '')}={found}", "--format hf or onnx")
     if source.tokenizer.name == "char":  # it splits what it does not know into bytes, which are no tokens here
         raise cannot_express("gguf", "tokenizer=char", "--format hf")
+    if source.tokenizer.turn_id is not None:  # a template for prompts
+        raise cannot_express("gguf", "data.format=pairs", "--format safetensors or html")
     needed("gguf", "gguf")
     write_atomically(output, lambda file: _write(source, Path(file.name)))  # the library opens it by its name
 

@@ -29,7 +29,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
         UserError: it has a template for prompts, which only `yinggem` applies.
     """
     if tokenizer.turn_id is not None:
-        raise cannot_express("hf", "data.format=pairs", "--format safetensors")
+        raise cannot_express("hf", "data.format=pairs", "--format safetensors or html")
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Library
 

@@ -34,6 +34,8 @@ class Source:
         memory: what goes with it; None where it has none, or nobody asked for it.
         figures: what its run measured, as `Comparison.to_dict`; {} where that is not known.
         license: of the weights, as its model card names it.
+        run: the folder of the run whose best or last checkpoint it is; None where that is not known.
+        step: optimizer steps that it was trained for; None where that is not known.
     """
 
     path: Path
@@ -44,6 +46,8 @@ class Source:
     memory: NgramMemory | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     license: str = "unknown"
+    run: Path | None = None
+    step: int | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -56,6 +60,22 @@ class Source:
         return {"context_length": self.context_length} | ({"data": self.data} if self.data else {})
 
     def require(self, format_name: str, expressible: set[str], instead: str) -> None:
+        """Refuse what a format of floats cannot express.
+
+        Args:
+            expressible, instead: as for `require_settings`.
+
+        Raises:
+            UserError: the model has such a setting, or its weights are integers.
+        """
+        if kind := quantization_of(self.model):
+            raise UserError(
+                f"{self.path} is quantized ({kind}), and --format {format_name} holds floats; export the checkpoint it "
+                "was made from, or use --format safetensors."
+            )
+        self.require_settings(format_name, expressible, instead)
+
+    def require_settings(self, format_name: str, expressible: set[str], instead: str) -> None:
         """Refuse a model with a setting that a format cannot express, settings of later versions included.
 
         Args:
@@ -63,13 +83,8 @@ class Source:
             instead: the formats that can express it.
 
         Raises:
-            UserError: it has such a setting, or its weights are integers.
+            UserError: it has such a setting.
         """
-        if kind := quantization_of(self.model):
-            raise UserError(
-                f"{self.path} is quantized ({kind}), and --format {format_name} holds floats; export the checkpoint it "
-                "was made from, or use --format safetensors."
-            )
         for one in fields(ModelConfig):
             value = getattr(self.config, one.name)
             if one.name not in expressible | TRAINING and value != one.default:
@@ -97,13 +112,8 @@ def read_source(path: Path, with_memory: bool = False, license_name: str = "unkn
     data = stored.entry.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str):
         data = data | {"path": os.path.basename(data["path"].rstrip("/\\"))}
-    figures = _figures(path)
-    context_length = trained_context_length(stored.entry)
-    source = Source(path, model, tokenizer, context_length, data, memory, figures, license_name)
+    run = run_of(path) if checkpoint(run_of(path), BEST, LAST) == path else None
+    figures = read_result(run) if run else {}
+    context_length, step = trained_context_length(stored.entry), stored.content.get("global_step")
+    source = Source(path, model, tokenizer, context_length, data, memory, figures, license_name, run, step)
     return source, not with_memory and has_memory
-
-
-def _figures(path: Path) -> dict[str, Any]:
-    """What the run of a checkpoint measured, if it measured this one."""
-    run = run_of(path)
-    return read_result(run) if checkpoint(run, BEST, LAST) == path else {}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from yinggem.common.files import is_utf8, write_atomically
+from yinggem.common.files import is_alive, is_utf8, write_atomically
 from yinggem.inference.files.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
 from yinggem.inference.files.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
 from yinggem.inference.files.stored_tensors import Storage, StoredTensor
@@ -180,24 +180,10 @@ def clean_leftovers(folder: str | Path) -> list[Path]:
     removed = []
     for path in Path(folder).glob(".*.partial"):
         match = LEFTOVER.fullmatch(path.name)
-        if match and not _is_alive(int(match[1])):
+        if match and not is_alive(int(match[1])):
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():  # this process is not writing one now
-        return False
-    if os.name == "nt":  # where signal 0 means Ctrl-C
-        return True
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 class SkipInitialisation(TorchFunctionMode):

@@ -1,8 +1,9 @@
 // The page: one text that is written together.
 
-import { complete, get, Places, stream } from "/client.js";
+import { complete, get, key, make as pages, open, stream } from "/backend.js";
 import { codePoints, Editor, surprise } from "/editor.js";
 import { Panel } from "/panel.js";
+import { Places } from "/places.js";
 import { readings } from "/reading.js";
 import { showRun } from "/run.js";
 
@@ -52,7 +53,7 @@ function travel(from, to) {
 function save() {
   try {
     const { text, written } = editor.state;
-    localStorage.setItem("text", JSON.stringify({ text, written }));
+    localStorage.setItem(key("text"), JSON.stringify({ text, written }));
     kept = true;
   } catch {
     kept = false;
@@ -258,9 +259,9 @@ function instead(token, name) {
   proceed();
 }
 
-async function ask(question, key = false) {
+async function ask(question, forKey = false) {
   $("question").textContent = question;
-  $("key-line").hidden = !key;
+  $("key-line").hidden = !forKey;
   $("ask").returnValue = "no";
   $("ask").showModal();
   await new Promise((done) => { $("ask").addEventListener("close", done, { once: true }); });
@@ -298,6 +299,7 @@ const KEYS = [
 ];
 
 function listen() {
+  $("reading").hidden = !pages; // a model that is in the page has nobody to make them
   const actions = { continue: proceed, stop: () => running?.abort(), retry, tint, reading: read, new: anew };
   for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
   $("undo").addEventListener("click", () => travel(history.past, history.future));
@@ -321,19 +323,17 @@ function listen() {
   addEventListener("beforeunload", (event) => { if (running || !kept) event.preventDefault(); });
 }
 
-async function start() {
-  try {
+function start() {
+  return during(async () => {
+    await open(say);
     panel.build((await get("/settings")).sliders);
     showRun(await get("/run"));
-  } catch (error) {
-    if (error.status === 401) askForKey();
-    else say(error.message, true);
-  }
+  });
 }
 
 listen();
 try {
-  const before = JSON.parse(localStorage.getItem("text") ?? "null");
+  const before = JSON.parse(localStorage.getItem(key("text")) ?? "null");
   if (before) editor.set({ text: String(before.text), tokens: [], written: before.written });
 } catch { /* another version's; it begins anew */ }
 refresh();

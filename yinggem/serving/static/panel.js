@@ -1,12 +1,17 @@
 // The settings: a slider for every one, twice where two are compared.
 
+import { key } from "/backend.js";
+
 export class Panel {
   constructor(element) {
     Object.assign(this, { element, side: "a", sliders: [], values: { a: {}, b: {} }, inputs: new Map() });
   }
 
   build(sliders) {
-    const kept = JSON.parse(localStorage.getItem("settings") ?? "{}");
+    let kept = {};
+    try {
+      kept = JSON.parse(localStorage.getItem(key("settings")) ?? "{}");
+    } catch { /* another version's, or there is no store */ }
     this.sliders = sliders;
     for (const side of ["a", "b"]) {
       for (const { name, value } of sliders) this.values[side][name] = Number(kept[side]?.[name] ?? value);
@@ -30,7 +35,7 @@ export class Panel {
       other.value = from.value;
       this.values[this.side][name] = from.valueAsNumber;
       try {
-        localStorage.setItem("settings", JSON.stringify(this.values));
+        localStorage.setItem(key("settings"), JSON.stringify(this.values));
       } catch { /* then they are not kept */ }
     });
     take(range, number);

@@ -1,6 +1,6 @@
 // Pages about how the model reads a text: what each head looks at, and what surprised it.
 
-import { make as ask } from "/client.js";
+import { make as ask } from "/backend.js";
 
 const PAGES = { attention: "what each head looks at", surprise: "what surprised it" };
 

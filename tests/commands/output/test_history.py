@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from yinggem.commands.history import MOST, LineHistory, default_place
+from yinggem.commands.output.history import MOST, LineHistory, default_place
 from yinggem.common.errors import UserError
 
 

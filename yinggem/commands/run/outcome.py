@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from yinggem.callbacks.loggers.metrics_csv import MetricsCSV
 from yinggem.callbacks.loggers.tensorboard import TensorBoard
 from yinggem.callbacks.ngram_memory import Memory
-from yinggem.commands.hyperparameters import hyperparameters, main_hyperparameters
+from yinggem.commands.run.hyperparameters import hyperparameters, main_hyperparameters
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate

@@ -12,15 +12,15 @@ import pytest
 from loopback import write_checkpoint
 
 import yinggem
-from yinggem.commands.history import LineHistory
-from yinggem.commands.terminal import Terminal
+from yinggem.commands.output.history import LineHistory
+from yinggem.commands.output.terminal import Terminal
 from yinggem.common.errors import UserError
 from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.networks.opening import open_network
 from yinggem.inference.sampling import Sampling
 from yinggem.text.tokenizer import ByteTokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from yinggem.callbacks.loggers.tensorboard import TensorBoard
 from yinggem.callbacks.ngram_memory import Memory
 from yinggem.callbacks.on_start import OnStart
 from yinggem.callbacks.samples import TextSamples
-from yinggem.commands.hyperparameters import hyperparameters
-from yinggem.commands.outcome import Outcome
+from yinggem.commands.run.hyperparameters import hyperparameters
+from yinggem.commands.run.outcome import Outcome
 from yinggem.common.errors import UserError
 from yinggem.common.files import is_url
 from yinggem.common.program import typed

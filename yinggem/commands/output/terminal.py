@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from yinggem.commands.history import LineHistory
+from yinggem.commands.output.history import LineHistory
 from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 from yinggem.inference.conversation import Conversation

@@ -1,6 +1,7 @@
-// Requests to the server. What it sends is data: nothing of it is ever HTML.
+// What the page asks, answered by the server. What it sends is data: nothing of it is ever HTML. A page that is exported
+// has another file in the place of this one, with the same functions.
 
-export class Refused extends Error {
+class Refused extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -28,6 +29,12 @@ async function answer(path, options) {
   throw new Refused(response.status, message);
 }
 
+// Under which name the browser keeps something.
+export const key = (name) => name;
+
+// Be ready to answer; tell(text) says how far that is.
+export const open = async () => {};
+
 export const get = async (path) => (await answer(path, {})).json();
 
 export async function make(path, content, signal) {
@@ -53,29 +60,5 @@ export async function stream(content, signal, hear) {
       if (chunk.error) throw new Refused(500, chunk.error.message);
       chunk.choices.forEach(hear);
     }
-  }
-}
-
-// Tokens with their places in a text that begins at `start` (UTF-16): the server counts characters. Tokens that are
-// parts of one character are one here.
-export class Places {
-  constructor(start) {
-    this.ends = [start]; // of every character, after the first
-    this.tokens = [];
-  }
-
-  push(text, logprobs) {
-    for (const character of text) this.ends.push(this.ends.at(-1) + character.length);
-    logprobs?.tokens.forEach((name, k) => {
-      const place = this.ends[logprobs.text_offset[k]] ?? this.ends.at(-1);
-      const last = this.tokens.at(-1), logprob = logprobs.token_logprobs[k];
-      if (last && last.start === place) {
-        last.logprob = last.logprob === null || logprob === null ? null : last.logprob + logprob;
-      } else {
-        this.tokens.push({ start: place, name, logprob, top: logprobs.top_logprobs[k] });
-      }
-    });
-    this.tokens.forEach((token, k) => { token.end = this.tokens[k + 1]?.start ?? this.ends.at(-1); });
-    return this.tokens;
   }
 }

@@ -18,7 +18,7 @@ from yinggem.runs.processes import ProcessGroup, rank, tell_parent
 from yinggem.runs.record import OF_THE_START
 from yinggem.runs.resume import Resumption
 
-PLACE = Path(__file__).parents[2]  # where the package and Hydra's plugins are imported from
+PLACE = Path(__file__).parents[3]  # where the package and Hydra's plugins are imported from
 
 
 class Failed(BaseException):

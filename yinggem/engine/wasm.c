@@ -1,0 +1,64 @@
+/* The engine for a browser: engine.c, and what JavaScript calls of it beside engine_matrix, engine_norm, engine_reset and
+ * engine_copy. JavaScript knows no structs, so what they hold is handed over one by one; 0 says that something failed.
+ *
+ * `make wasm` makes engine.wasm of it (build_wasm.py).
+ */
+
+#include "engine.c"
+
+enum { TEXTS = 16 }; /* side by side: eight for each of two settings */
+
+void *page_allocate(size_t size) { return malloc(size ? size : 1); }
+
+void page_release(void *memory) { free(memory); }
+
+Engine *page_open(int vocab, int hidden, int layers, int heads, int kv_heads, int inner, int window, int activation,
+                  int layer_norm, int qk_norm, float eps, const float *frequencies) {
+    Shape shape = {vocab, hidden, layers, heads, kv_heads, inner, window, activation, layer_norm, qk_norm, eps};
+    return engine_new(&shape, frequencies, TEXTS, 1, "");
+}
+
+/* Continue a text by n <= BLOCK ids. The logits after each of them, `page_stride` numbers apart, if `all`. */
+const float *page_read(Engine *e, int row, const int32_t *ids, int n, int all) {
+    if (bad_row(e, row) || n < 1 || n > BLOCK || bad_ids(e, ids, n) || catch_up(e, row) || read_block(e, row, ids, n)) return NULL;
+    compute_logits(e, all ? 0 : n - 1, all ? n : 1);
+    publish(e, row, all ? n - 1 : 0);
+    return e->logits;
+}
+
+size_t page_stride(const Engine *e) { return e->logit_stride; }
+
+/* The logits of what follows a text. */
+const float *page_logits(Engine *e, int row) {
+    if (bad_row(e, row) || !e->rows[row].length || catch_up(e, row)) return NULL;
+    return e->rows[row].logits;
+}
+
+/* What a token may be after these logits: the ids of the likeliest, at most `tops`, their log-probabilities, and behind them
+ * that of `id`. How many there are. `room`: page_stride numbers. */
+int page_tell(Engine *e, const float *logits, int id, int tops, float *room, int32_t *ids, float *logs) {
+    int n = e->shape.vocab, found = 0;
+    float highest = e->kernels->highest(logits, n);
+    memcpy(room, logits, (size_t)n * sizeof(float));
+    float total = highest + (float)log((double)e->kernels->exponentials(room, n, highest, 1));
+    for (int other = 0; other < n && tops; other++) {
+        if (found == tops && logits[other] <= logits[ids[found - 1]]) continue;
+        int at = found < tops ? found++ : tops - 1;
+        for (; at && logits[ids[at - 1]] < logits[other]; at--) ids[at] = ids[at - 1];
+        ids[at] = other;
+    }
+    for (int i = 0; i < found; i++) logs[i] = logits[ids[i]] - total;
+    logs[found] = logits[id] - total;
+    return found;
+}
+
+/* Draw the next id of a text that is `length` ids long, `start` of them drawn, and write it behind them: a Status. */
+int page_draw(Engine *e, int row, int32_t *text, int64_t length, int64_t start, uint64_t seed, float temperature, float top_p,
+              float min_p, float typical_p, float penalty, int64_t window, int top_k, int ngram, int spared) {
+    Sampling settings = {.temperature = temperature, .top_p = top_p, .min_p = min_p, .typical_p = typical_p,
+                         .repetition_penalty = penalty, .top_k = top_k, .ngram = ngram, .spared = spared,
+                         .repetition_window = window};
+    Extras none = {0};
+    int drawn;
+    return engine_generate(e, row, &settings, &none, seed, text, length, start, 1, &drawn);
+}
