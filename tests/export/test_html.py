@@ -25,6 +25,7 @@ from yinggem.inference.checkpoint import save_model
 from yinggem.inference.completion import prompt_ids
 from yinggem.inference.language_model import LanguageModel
 from yinggem.inference.starter import starter_path
+from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer
 
 NASTY = "</script><img src=x onerror=alert(1)><!--"
@@ -118,6 +119,32 @@ def test_a_text_is_the_one_of_the_terminal_with_every_setting(
             )
             assert text_of(found, k)[0] == text
     assert text_of(answers(page, asked[1])[0])[1] in ("stop", "length")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: fitted(BPETokenizer(300), "Q: {prompt} A:", documents=True), ByteTokenizer])
+def test_a_memory_that_goes_along_says_what_it_says_at_the_terminal(make: Callable[[], Tokenizer], tmp_path):
+    tokenizer = make()
+    training = tokenizer.encode_array("to be, or not to be: that is the question, not 漢字. " * 40)
+    memory = NgramMemory(training, tokenizer.vocab_size, cache_dir=tmp_path / "cache")
+    save_model(tmp_path / "a.ckpt", random_model(tokenizer.vocab_size), tokenizer, memory, context_length=64)
+    file.export(read_source(tmp_path / "a.ckpt", with_memory=True)[0], tmp_path / "a.html")
+    model = yinggem.load(tmp_path / "a.ckpt", device="cpu", quantization="int8")
+    asked = [
+        request("is the 漢 be", memory=1.5, generated=[[3, 8]], logprobs=None),
+        request("to be, or", top_p=1),
+        request("", memory=0),
+    ]
+    for content, found in zip(asked, answers(tmp_path / "a.html", *asked), strict=True):
+        settings = {name: value for name, value in content.items() if name not in ("prompt", "max_tokens", "logprobs")}
+        assert text_of(found)[0] == model.generate(content["prompt"], max_new_tokens=80, **settings)
+    assert (
+        len({text_of(found)[0] for found in answers(tmp_path / "a.html", *(asked[1] | {"memory": m} for m in (0, 1)))})
+        == 2
+    )
+    file.export(read_source(tmp_path / "a.ckpt")[0], tmp_path / "alone.html")
+    [alone] = answers(tmp_path / "alone.html", request("to be, or", memory=1))
+    assert text_of(alone)[0] == model.generate("to be, or", seed=1, max_new_tokens=80, memory=0)
 
 
 @pytest.mark.slow

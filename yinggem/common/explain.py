@@ -9,7 +9,7 @@ from yinggem.common.config_files import setting_names
 from yinggem.common.errors import UserError, one_line
 from yinggem.common.program import typed
 
-CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOTDIR}
 OF_HYDRA = {  # what it says, and what that means
     r"Ambiguous value for argument '([^=]+)=([^']*)'": (
         "{0} got several values; add -m to run one job for each, or write {0}=[{1}] for a list."

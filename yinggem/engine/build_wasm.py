@@ -21,7 +21,7 @@ ENTRY = ROOM / "wasm.c"
 OTHERS = {"avx2", "avx512", "neon"}  # processors whose kernels it does not hold
 SECTION = b"yinggem-sources"
 FUNCTIONS = (
-    *("engine_matrix", "engine_norm", "engine_reset", "engine_copy", "engine_free"),
+    *("engine_matrix", "engine_norm", "engine_reset", "engine_copy", "engine_free", "memory_free"),
     *(
         "page_allocate",
         "page_release",
@@ -31,6 +31,10 @@ FUNCTIONS = (
         "page_logits",
         "page_tell",
         "page_draw",
+        "page_knowledge",
+        "page_know",
+        "page_remember",
+        "page_mix",
     ),
 )
 FLAGS = [

@@ -52,13 +52,60 @@ int page_tell(Engine *e, const float *logits, int id, int tops, float *room, int
     return found;
 }
 
-/* Draw the next id of a text that is `length` ids long, `start` of them drawn, and write it behind them: a Status. */
+/* ---- What counting the training text knows, where the file holds it (memory.h) ---- */
+
+typedef struct { NgramIndex index; Mixture mixture; } Knowledge;
+
+Knowledge *page_knowledge(int width, int size, int vocab, int longest, int features, int inner, int sources) {
+    Knowledge *k = cleared(1, sizeof *k);
+    if (!k) return NULL;
+    k->index.width = width, k->index.size = size, k->index.vocab = vocab, k->index.longest = longest;
+    k->mixture.features = features, k->mixture.inner = inner, k->mixture.sources = sources;
+    return k;
+}
+
+enum { NAMED = 12 }; /* arrays that have a name */
+
+/* Note an array, which stays where it is: which one, as contents.py orders them. Those behind the named ones are the marks
+ * of n-grams of 2, 3 ... ids. */
+void page_know(Knowledge *k, int which, const void *array, int count) {
+    NgramIndex *x = &k->index;
+    Mixture *m = &k->mixture;
+    const void **named[] = {&x->ids, (const void **)&x->suffixes, (const void **)&x->firsts, (const void **)&x->alone,
+                            (const void **)&x->discounts, (const void **)&m->hidden, (const void **)&m->hidden_bias,
+                            (const void **)&m->out, (const void **)&m->out_bias, (const void **)&m->direct};
+    int32_t *lists[] = {m->orders, m->brief}, *counts[] = {&m->order_count, &m->brief_count};
+    if (which < NAMED - 2) *named[which] = array;
+    else if (which < NAMED) {
+        *counts[which - NAMED + 2] = count;
+        memcpy(lists[which - NAMED + 2], array, (size_t)(count < MAX_ORDERS ? count : MAX_ORDERS) * sizeof(int32_t));
+    } else if (which < NAMED + MAX_NGRAM) x->marks[which - NAMED] = array;
+}
+
+/* The memory of one text of `length` ids, `share` as strong as it was fitted. typed: ids that are counted as well. */
+Memory *page_remember(const Knowledge *k, double share, const int32_t *typed, int n, const int32_t *text, int length) {
+    Mixture mixture = k->mixture;
+    mixture.share = share;
+    Memory *m = memory_new(&k->index, &mixture, typed, n);
+    if (m && memory_add(m, text, length)) memory_free(m), m = NULL;
+    return m;
+}
+
+/* The logs of the probabilities that network and memory have together for what follows, from the network's logits. */
+void page_mix(Memory *m, const float *logits, float *logs) {
+    const double *mixed = memory_mix(m, logits);
+    for (int id = 0; id < m->index.vocab; id++) logs[id] = (float)log(mixed[id]);
+}
+
+/* Draw the next id of a text that is `length` ids long, `start` of them drawn, and write it behind them: a Status. The
+ * memory, which may be NULL, grows with it. */
 int page_draw(Engine *e, int row, int32_t *text, int64_t length, int64_t start, uint64_t seed, float temperature, float top_p,
-              float min_p, float typical_p, float penalty, int64_t window, int top_k, int ngram, int spared) {
+              float min_p, float typical_p, float penalty, int64_t window, int top_k, int ngram, int spared,
+              Memory *memory) {
     Sampling settings = {.temperature = temperature, .top_p = top_p, .min_p = min_p, .typical_p = typical_p,
                          .repetition_penalty = penalty, .top_k = top_k, .ngram = ngram, .spared = spared,
                          .repetition_window = window};
-    Extras none = {0};
+    Extras extras = {.memory = memory};
     int drawn;
-    return engine_generate(e, row, &settings, &none, seed, text, length, start, 1, &drawn);
+    return engine_generate(e, row, &settings, &extras, seed, text, length, start, 1, &drawn);
 }

@@ -33,7 +33,9 @@ FORMATS = {
     "hf": Format("hf", "transformers, from a folder"),
     "gguf": Format("gguf", "llama.cpp, without QK-norm and biases"),
     "onnx": Format("onnx", "onnxruntime and transformers.js, from a folder"),
-    "html": Format("html.file", "a browser: the page of yinggem serve and the model in one file, without a network"),
+    "html": Format(
+        "html.file", "a browser: the page of yinggem serve and the model in one file, without a network", True
+    ),
     "safetensors": Format("safetensors", "yinggem generate, without pickles", holds_memory=True),
 }
 

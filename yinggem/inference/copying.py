@@ -57,7 +57,10 @@ class TrainingText:
 
     def __init__(self, memory: NgramMemory | None, tokenizer: Tokenizer) -> None:
         if memory is None:
-            raise UserError("This checkpoint does not hold its training text; train a model with memory=ngram.")
+            raise UserError(
+                "This checkpoint does not hold its training text; train a model with memory=ngram, "
+                "or use a checkpoint of one."
+            )
         self.ids, self.tokenizer = memory.ids, tokenizer
         self._limit: CopyLimit | None = None
         self._texts: list[str] | None = None  # in chunks, once it was read to its end

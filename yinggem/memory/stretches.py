@@ -38,7 +38,10 @@ class Length:
             return value
         digits = str(value).removesuffix("c")
         if isinstance(value, bool) or not (digits.isascii() and digits.isdigit()) or len(digits) > 9:
-            raise UserError(f"{name} must be a number of words, or of characters as in 40c, not {str(value)[:40]!r}.")
+            raise UserError(
+                f"{name} must be a number of words from 1 to {MOST}, or of characters as in 40c, "
+                f"not {str(value)[:40]!r}."
+            )
         check_whole_number(name, int(digits), 1, MOST)
         return cls(int(digits), str(value).endswith("c"))
 

@@ -36,7 +36,8 @@ def only_writer(run: Path, wait: bool = False) -> Iterator[None]:
         taken = False
     if taken:
         raise UserError(
-            f"Another process is writing to {run}; wait until it ends, or start a run of its own without ckpt_path."
+            f"Another process is writing to {run}; wait until it ends, or start another run, "
+            "without ckpt_path and hydra.run.dir."
         )
     try:
         yield

@@ -117,7 +117,7 @@ class TextDataModule(LightningDataModule):
         if len(split.train) < wanted:
             needed = -(-corpus.characters * wanted // max(1, len(split.train)))
             raise UserError(
-                f"The training split of {name} has {len(split.train)} tokens, shorter than one window of "
+                f"The training split of {name} is shorter than one window of "
                 f"data.context_length={self.context_length} and its target; lower that, or use a longer text: "
                 f"about {needed:,} characters instead of {corpus.characters:,} would be enough."
             )

@@ -1,6 +1,7 @@
 """What an exported page holds beside its code, as one stream of bytes, which static/model.js reads in the same order.
 
 uint32 N | N bytes of JSON | engine.wasm | uint8 (V), the lengths of all tokens | their bytes | arrays of weights
+and, where it goes along, those of the memory
 """
 
 import functools
@@ -18,7 +19,9 @@ from yinggem.engine.build_wasm import WASM
 from yinggem.engine.engine import ACTIVATIONS, NORMS, SETTINGS, rotary_frequencies
 from yinggem.engine.weights import HEAD, matrices_of, norms_of
 from yinggem.export.source import Source
+from yinggem.inference.memory_step import MOST_SHARE
 from yinggem.inference.sampling import Sampling
+from yinggem.memory.ngram_memory import SHORT, NgramMemory, mixed, window_orders
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.serving.page_facts import model_facts, run_facts, setting_default, sliders
@@ -36,12 +39,33 @@ def contents(source: Source) -> Iterator[bytes]:
     wasm, tokens = WASM.read_bytes(), source.tokenizer.tokens
     lengths = np.array([len(token) for token in tokens], np.uint8)
     parts = [about for about, _ in parts_of(source)]
-    size = sum(size for part in parts for size in part["sizes"]) + len(wasm) + int(lengths.sum(dtype=np.int64))
+    memory = memory_of(source.memory) if source.memory else None
+    size = sum(size for part in [*parts, *([memory[0]] if memory else [])] for size in part["sizes"])
+    size += len(wasm) + int(lengths.sum(dtype=np.int64))
     header = _header(source) | {"wasm": len(wasm), "vocabulary": len(tokens), "parts": parts, "total": size}
+    header["memory"] = memory and memory[0]
     described = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     yield len(described).to_bytes(4, "little") + described + wasm + lengths.tobytes() + b"".join(tokens)
     for _, arrays in parts_of(source):
         yield from (array.tobytes() for array in arrays)
+    yield from (array.tobytes() for array in (memory[1] if memory else []))
+
+
+def memory_of(memory: NgramMemory) -> Part:
+    """What counting knows: the sizes for page_knowledge in wasm.c, and the arrays as page_know numbers them."""
+    index, mixture = memory.counts.index, memory.generating.parameters
+    orders = window_orders(memory.vocab_size)
+    brief = [orders.index(order) for order in SHORT]
+    features, sources = mixed(memory.vocab_size)
+    arrays = [
+        *(index.ids, index.suffixes, index.firsts, index.alone, index.discounts),
+        *(mixture[name] for name in ("hidden", "hidden_bias", "out", "out_bias", "direct")),
+        *(np.array(numbers, np.int32) for numbers in (orders, brief)),
+        *(marks.words for marks in index.marks),
+    ]
+    sizes = [index.ids.itemsize, len(index.ids), index.vocab_size, index.longest]
+    shape = [*sizes, features, len(mixture["hidden_bias"]), sources]
+    return {"shape": shape, "sizes": [array.nbytes for array in arrays]}, arrays
 
 
 def parts_of(source: Source) -> Iterator[Part]:
@@ -86,15 +110,18 @@ def _optional(state: dict[str, torch.Tensor], name: str) -> np.ndarray | None:
 
 def _header(source: Source) -> dict[str, Any]:
     tokenizer, config = source.tokenizer, source.config
-    known = {one["name"] for one in bounds(tokenizer.name)}
+    limits, has_memory = [*bounds(tokenizer.name, source.memory is not None)], source.memory is not None
+    known = {one["name"] for one in limits}
     run = run_facts(source.run, source.path.stem)
     run["settings"] = [without_folders(word) for word in run["settings"]]
     return {
         "shape": _shape(config),
         "frequencies": rotary_frequencies(config).tolist(),
         "tokenizer": tokenizer_facts(tokenizer),
-        "bounds": [*bounds(tokenizer.name)],
-        "settings": {"sliders": [one for one in sliders(tokenizer.name, False, MOST_TOKENS) if one["name"] in known]},
+        "bounds": limits,
+        "settings": {
+            "sliders": [one for one in sliders(tokenizer.name, has_memory, MOST_TOKENS) if one["name"] in known]
+        },
         "run": run | model_facts(config, tokenizer, source.step, "WebAssembly"),
     }
 
@@ -134,7 +161,7 @@ def ranges_of(pattern: str) -> str:
     return "".join(f"\\u{{{first:x}}}-\\u{{{last:x}}}" for first, last in zip(firsts, lasts, strict=True))
 
 
-def bounds(tokenizer_name: str) -> Iterator[dict[str, Any]]:
+def bounds(tokenizer_name: str, has_memory: bool = False) -> Iterator[dict[str, Any]]:
     """What a request may hold: the checks of `Sampling`, as data, of the settings that the engine knows."""
     for one in (each for each in fields(Sampling) if each.name in SETTINGS):
         check, value = one.metadata["check"], setting_default(one.name, tokenizer_name)
@@ -143,6 +170,8 @@ def bounds(tokenizer_name: str) -> Iterator[dict[str, Any]]:
         }
         exclusive = "low" in check.keywords.get("excluded", "")
         yield {"name": one.name, **kept, "whole": one.metadata["whole"], "exclusive": exclusive, "value": value}
+    if has_memory:
+        yield {"name": "memory", "low": 0, "high": MOST_SHARE, "whole": False, "exclusive": False, "value": 1}
     whole = {"whole": True, "exclusive": False, "value": 1}
     yield {"name": "max_tokens", "low": 1, "high": MOST_TOKENS, **whole}
     yield {"name": "n", "low": 1, "high": MOST_TEXTS, **whole}

@@ -4,6 +4,7 @@ import { Tokenizer } from "/tokenizers.js";
 
 const BLOCK = 64; // ids that are read at once
 const TEXTS = 16; // side by side, as in wasm.c
+const READ_BACK = 65536; // ids of what a person typed that are counted, the last ones
 const TOPS = 20; // likeliest tokens that can be told
 const LEAST = -9999; // in the place of minus infinity
 const DAMAGED = "This file is damaged or incomplete; copy it again.";
@@ -62,6 +63,7 @@ export async function openModel(stream, told = () => {}) {
     await model.load(reader, part);
     told(reader.taken / header.total);
   }
+  if (header.memory) await model.loadMemory(reader, header.memory);
   await reader.end(); // here the checksum is compared
   return model;
 }
@@ -76,6 +78,7 @@ export class Model {
     this.ids = this.allocate(4 * BLOCK);
     this.room = this.allocate(this.stride);
     this.logs = this.allocate(4 * (TOPS + 1));
+    this.knowledge = 0; // what counting the training text knows
   }
 
   get stride() {
@@ -114,6 +117,34 @@ export class Model {
       : this.c.engine_matrix(this.engine, which, layer, kind, kind, ...places);
     places.forEach((place) => this.c.page_release(place));
     if (failed) throw new Error("There is not enough memory for this model.");
+  }
+
+  // What counting knows: arrays that stay where they are.
+  async loadMemory(reader, { shape, sizes }) {
+    this.knowledge = this.c.page_knowledge(...shape);
+    for (const [which, size] of sizes.entries()) {
+      const place = this.allocate(size);
+      await reader.into(new Uint8Array(this.c.memory.buffer, place, size));
+      this.c.page_know(this.knowledge, which, place, size / 4);
+    }
+    this.mixed = this.allocate(this.stride);
+  }
+
+  // The memory of one text, 0 where there is none; `typed`: ids that are counted beside the training text.
+  remember(share, typed, ids) {
+    if (!this.knowledge || !share) return 0;
+    const places = [typed.slice(-READ_BACK), ids].map((numbers) => this.copy(Int32Array.from(numbers)));
+    const memory = this.c.page_remember(this.knowledge, share, places[0], Math.min(typed.length, READ_BACK), places[1], ids.length);
+    places.forEach((place) => this.c.page_release(place));
+    if (!memory) throw new Error("There is not enough memory for what counting knows.");
+    return memory;
+  }
+
+  // Where the logs are of what network and memory say together, until the next call.
+  mix(memory, logits) {
+    if (!memory) return logits;
+    this.c.page_mix(memory, logits, this.mixed);
+    return this.mixed;
   }
 
   take(count) {
@@ -155,11 +186,11 @@ export class Model {
   }
 
   // Draw and keep the next id. `text`: where its ids are, of which there are `length`, `drawn` of them drawn.
-  draw(row, text, length, drawn, seed, s) {
+  draw(row, text, length, drawn, seed, s, memory) {
     const status = this.c.page_draw(
       this.engine, row, text, BigInt(length), BigInt(drawn), seed, s.temperature, s.top_p ?? 1, s.min_p ?? 0, s.typical_p ?? 1,
       s.repetition_penalty, BigInt(s.repetition_window ?? -1), Math.min(s.top_k ?? 0, this.vocabulary), s.no_repeat_ngram_size,
-      this.tokenizer.end ?? -1,
+      this.tokenizer.end ?? -1, memory,
     );
     if (status === 3) throw new Error("The model's output is NaN or infinite: its training diverged.");
     if (status) throw new Error("There is not enough memory to continue this text.");

@@ -71,11 +71,12 @@ const told = (tokens) => ({
 
 // One text of a request. `row` holds its prompt already; every step() draws one more id.
 export class Sample {
-  constructor(model, index, row, ids, wish) {
+  constructor(model, index, row, { ids, typed }, wish) {
     Object.assign(this, { model, index, row, wish, length: ids.length, drawn: 0, ended: false, before: "", sent: 0 });
     this.seed = BigInt.asUintN(64, wish.seed + BigInt(index));
     this.text = model.allocate(4 * (ids.length + wish.max_tokens));
     model.integers(this.text, ids.length).set(ids);
+    this.memory = model.remember(wish.memory, typed, ids);
     this.decoder = new Decoder();
     this.stops = new StopStrings(wish.stops);
     this.log = wish.logprobs === null ? null : new TokenLog(model, wish.logprobs);
@@ -84,8 +85,8 @@ export class Sample {
   // A choice of the protocol: the text that is certain by now, and why it ended, if it did.
   step() {
     const { model, wish } = this, { tokenizer } = model;
-    const logits = this.log && model.logits(this.row);
-    const id = model.draw(this.row, this.text, this.length++, this.drawn++, this.seed, wish);
+    const logits = this.log && model.mix(this.memory, model.logits(this.row));
+    const id = model.draw(this.row, this.text, this.length++, this.drawn++, this.seed, wish, this.memory);
     this.log?.add(id, logits);
     let piece;
     if (id === tokenizer.end && !wish.ignore_end) return this.finish("stop");
@@ -116,6 +117,7 @@ export class Sample {
 
   close() {
     this.model.c.page_release(this.text);
+    this.model.c.memory_free(this.memory);
   }
 }
 

@@ -36,6 +36,20 @@ export class Tokenizer {
       return { ids: [0], unseen: 1 };
     }
   }
+
+  // The ids of a prompt that a memory counts, with the vocabulary's size in place of those that a model wrote: those of
+  // the stretches [from, to) of its characters.
+  typed(text, ids, generated) {
+    if (!text) return [];
+    const size = (part) => new TextEncoder().encode(part).length, letters = [...text];
+    const stretches = generated.map((places) => places.map((place) => size(letters.slice(0, place).join(""))));
+    let end = -size((this.template ?? "{prompt}").split("{prompt}")[0]);
+    return ids.map((id) => {
+      const start = end;
+      end += this.tokens[id].length;
+      return stretches.some(([from, to]) => start < to && end > from) ? this.tokens.length : id;
+    });
+  }
 }
 
 function whole(text) {

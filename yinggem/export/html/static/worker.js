@@ -70,11 +70,12 @@ async function run(number, content) {
       model.giveBack(rows);
     }
   }
+  prompt.typed = model.tokenizer.typed(content.prompt ?? "", prompt.ids, content.generated ?? []);
   const wish = checked(content), rows = model.take(wish.n), samples = [];
   try {
     await read(model, rows[0], prompt.ids, pause);
     for (const row of rows.slice(1)) model.copyRow(rows[0], row);
-    for (const [index, row] of rows.entries()) samples.push(new Sample(model, index, row, prompt.ids, wish));
+    for (const [index, row] of rows.entries()) samples.push(new Sample(model, index, row, prompt, wish));
     await draw(samples, (choices) => postMessage({ number, choices }), pause);
   } finally {
     samples.forEach((sample) => sample.close());
