@@ -47,12 +47,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def in_good_order(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """Every worker's share, which xdist takes from the list in turn, begins with its slow tests: so the last tests of
-    all, which one worker runs while the others have nothing left, are short."""
+    all, which one worker runs while the others have nothing left, are short. Files of slow tests are dealt out in turn:
+    those of a room, which take about as long, come to different workers."""
     slow = [item for item in items if item.get_closest_marker("slow")]
     fast = [item for item in items if not item.get_closest_marker("slow")]
-    bounds = [(k / workers, (k + 1) / workers) for k in range(workers)]
-    return [item for start, end in bounds for group in (slow, fast)
-            for item in group[int(start * len(group)) : int(end * len(group))]]  # fmt: skip
+    files = list(dict.fromkeys(item.path for item in slow))
+    shares = [[item for item in slow if files.index(item.path) % workers == k] for k in range(workers)]
+    size = -(-len(items) // workers)  # of what xdist gives to each
+    for share in shares:
+        room = max(0, size - len(share))
+        share += fast[:room]
+        del fast[:room]
+    return [item for share in shares for item in share] + fast
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import prefork
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from running import here
+from running import here, soaked
 
 from yinggem.runs.overrides import quote_text
 from yinggem.text.assets import SHAKESPEARE, read_asset
@@ -76,8 +76,12 @@ def run(command: str, folder: Path, alone: bool) -> str:
     return ended.stdout + ended.stderr
 
 
+# Sections whose every command other tests try, in tests/commands/test_options.py above all.
+TRIED = {"Debugging", "Precision", "Optimizers and schedules", "TensorBoard", "Loggers", "Clusters"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("title", sections())
+@pytest.mark.parametrize("title", soaked(sections(), sections().keys() - TRIED))
 def test_the_commands_of_a_section_run_and_print_what_is_shown(title, tmp_path, monkeypatch):
     """The first of every section in a process of its own."""
     if title in EXTRAS:

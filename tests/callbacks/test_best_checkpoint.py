@@ -41,8 +41,8 @@ def out_of_reach(run: Path, folder: str = "") -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
-    "moved", "copied",
-    *(pytest.param(how, marks=pytest.mark.slow) for how in ("renamed", "earlier", "from Windows", "three best")),
+    "moved", "from Windows", "three best",
+    *(pytest.param(how, marks=pytest.mark.soak) for how in ("copied", "renamed", "earlier")),
 ])  # fmt: skip
 def test_a_run_that_was_moved_keeps_its_best(place, how):
     several = ["callbacks.best.save_top_k=3", "trainer.val_check_interval=5"] if how == "three best" else []

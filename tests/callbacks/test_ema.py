@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from running import SMALL, TEXT, here, same
+from running import SMALL, TEXT, here, same, soaked
 from training_runs import Weights, trained
 
 from yinggem.callbacks.ema import EMA
@@ -65,7 +65,7 @@ def test_a_decay_that_is_none_is_one_sentence(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("before", soaked([True, False], [True]))
 def test_averaging_is_switched_off_and_on_in_a_run_that_goes_on(place, before):
     """It only watches: the weights that are trained are those of a run that was never averaged."""
 

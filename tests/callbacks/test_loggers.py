@@ -122,6 +122,7 @@ def plain_part_of_the_sample(run: Path) -> str:
     return max(re.findall(r"[\w.,;:!?-]+", sample, re.ASCII), key=len)
 
 
+@pytest.mark.peers
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 def test_the_dashboards_show_a_real_run(address, sweep, browser, tmp_path):
     shown = "|".join(NAMES).replace("/", "%2F")

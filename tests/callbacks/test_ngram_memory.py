@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import SMALL, TEXT, here, newest, same
+from running import SMALL, TEXT, here, newest, same, soaked
 
 from yinggem.callbacks.ngram_memory import MOST_HELD_OUT, Memory
 from yinggem.common.errors import UserError
@@ -55,7 +55,7 @@ def test_without_a_memory_the_figures_stand_beside_those_of_the_network_and_can_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [7, 13])
+@pytest.mark.parametrize("stop", soaked([7, 13], [7]))
 def test_continued_it_ends_with_the_bits_of_a_straight_run(place, stop):
     def ends(outputs: str) -> list:
         return [read_checkpoint(newest(outputs) / "checkpoints" / f"{name}.ckpt") for name in ("last", "best")]

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from running import ROOT, SMALL, TEXT, here, newest
+from running import ROOT, SMALL, TEXT, here, newest, sized
 
 from yinggem.common.files import find_paths
 from yinggem.inference.checkpoint import read_checkpoint
 
-JOBS = [*SMALL, "data.path=own.txt", "trainer.max_steps=60", "trainer.val_check_interval=10", "~callbacks.samples",
+JOBS = [*SMALL, "data.path=own.txt", "trainer.max_steps=50", "trainer.val_check_interval=10", "~callbacks.samples",
         "callbacks.early_stopping.patience=100", "logger=csv", "scheduler=constant"]  # fmt: skip
 SRUN = """#!/bin/sh
 while [ "${1#--}" != "$1" ]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
@@ -112,7 +112,7 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
     again = here("-m", "ckpt_path=last", "launcher=null")
     assert again.status == 0 and "Job 0 is finished already." in again.out, again
     assert times == [(sweep / name / "result.json").stat().st_mtime_ns for name in "01"]
-    for number, lr in enumerate(lrs):
+    for number, lr in [*enumerate(lrs)][sized(1, 0) :]:  # the first was left alone
         alone = here(*JOBS, f"optimizer.lr={lr}", f"outputs=alone{number}")
         assert alone.status == 0 and weights(newest(place / f"alone{number}")) == weights(sweep / str(number)), number
 

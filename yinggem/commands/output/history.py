@@ -39,7 +39,7 @@ class LineHistory:
             UserError: they cannot be read.
         """
         try:
-            return self.place.read_text("utf-8", "surrogateescape").splitlines()[-MOST:]
+            return self.place.read_text(encoding="utf-8", errors="surrogateescape").splitlines()[-MOST:]
         except FileNotFoundError:
             return []
         except OSError as error:
