@@ -76,8 +76,8 @@ def run(command: str, folder: Path, alone: bool) -> str:
     return ended.stdout + ended.stderr
 
 
-# Sections whose every command other tests try, in tests/commands/test_options.py above all.
-TRIED = {"Debugging", "Precision", "Optimizers and schedules", "TensorBoard", "Loggers", "Clusters"}
+# Sections whose every command other tests try: test_options.py, test_launchers.py, test_distributed.py.
+TRIED = {"Debugging", "Precision", "Optimizers and schedules", "TensorBoard", "Loggers", "Clusters", "Several devices"}
 
 
 @pytest.mark.slow

@@ -118,12 +118,17 @@ def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):
 
 
 @pytest.mark.slow
-def test_hydras_own_name_of_the_local_launcher_works_and_a_search_runs_in_batches(place):
-    short = ["trainer.max_steps=15", "data.path=own.txt"]
-    process = started(place, *JOBS, *short, "hydra/launcher=submitit_local", "seed=0")
+def test_hydras_own_name_of_the_local_launcher_works(place):
+    process = started(place, *JOBS, "trainer.max_steps=15", "hydra/launcher=submitit_local", "seed=0")
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0 and err == "" and "finished" in out, (out, err)
-    searched = here("-m", *JOBS, *short, "launcher=local", "sweep=search", "sweep.n_jobs=2", "sweep.n_trials=2",
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_search_runs_in_batches(place):
+    short = ["trainer.max_steps=15", "launcher=local"]
+    searched = here("-m", *JOBS, *short, "sweep=search", "sweep.n_jobs=2", "sweep.n_trials=2",
                     "optimizer.lr=interval(0.01,0.05)", "outputs=searched")  # fmt: skip
     assert searched.status == 0 and "2 trials: 2 finished." in searched.out, searched
     assert searched.out.splitlines()[-1].startswith("python train.py ") and "launcher" not in searched.out

@@ -123,7 +123,7 @@ def test_a_stop_that_a_library_caught_ends_the_sweep_and_fails_no_job(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", soaked(["null", "local"], ["null"]))
+@pytest.mark.parametrize("launcher", soaked(["null", "local"], []))
 def test_jobs_of_two_processes(place, launcher):
     """Every job starts the other process for itself, and none of them takes part in the whole sweep."""
     two = ["trainer=ddp", "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=2"]
