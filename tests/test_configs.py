@@ -29,6 +29,8 @@ from yinggem.training.optimizers.building import make_optimizer, make_schedule
 from yinggem.training.streaming import StreamingDataModule
 from yinggem.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 # What the choices of a group build; the others are diffs on these groups, or settings of Hydra.
 KINDS: dict[str, Any] = {
     "model": ModelConfig, "tokenizer": Tokenizer, "data": TextDataModule | StreamingDataModule, "callbacks": Callback,

@@ -77,7 +77,8 @@ def run(command: str, folder: Path, alone: bool) -> str:
 
 
 # Sections whose every command other tests try: test_options.py, test_launchers.py, test_distributed.py.
-TRIED = {"Debugging", "Precision", "Optimizers and schedules", "TensorBoard", "Loggers", "Clusters", "Several devices"}
+TRIED = {"Debugging", "Precision", "Optimizers and schedules", "TensorBoard", "Loggers", "Clusters", "Several devices",
+         "Search"}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -87,6 +87,7 @@ def signal_job(place: Path, name: str, number: int, process: subprocess.Popen) -
     raise AssertionError(f"nobody holds {lock}")
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks for processes in /proc")
 def test_local_jobs_are_preempted_and_killed_and_end_with_the_same_bits(place):

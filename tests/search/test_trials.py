@@ -94,6 +94,7 @@ def test_a_search_prunes_what_is_worse_than_the_median_and_tells_the_best(place)
     assert again.status == 0 and f"{values[best]:.4f} bits per byte, at step" in again.out, again
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_killed_search_is_continued_without_a_trial_lost_or_repeated(place):
     """Killed in its third trial; it goes on from its checkpoint, and the proposals are a straight one's."""

@@ -156,6 +156,7 @@ def test_shards_train_as_one_process_does_and_leave_one_plain_checkpoint(corpus,
     assert_same_curves(expected, folder, losses=1e-4, norms=1e-2)
 
 
+@pytest.mark.soak
 def test_bfloat16_shards_with_muon_keep_float32_masters(corpus, tmp_path):
     """Newton-Schulz iterates on whole matrices; what is gathered is bfloat16, what is updated and saved is not."""
     options = ["optimizer=muon", "trainer.max_steps=25"]

@@ -22,6 +22,8 @@ from yinggem.training.optimizers.muon import MuonAdamW
 from yinggem.training.schedules import constant, trapezoid, warmup_cosine
 from yinggem.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 ADAMW = partial(AdamW, lr=1e-2, weight_decay=0.1)
 PLAIN = partial(constant)
