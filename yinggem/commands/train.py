@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from yinggem.commands.run.train_process import Failed, cause_of, command_of_another, refuse, say_stopped, surroundings
-from yinggem.commands.run.train_words import TypedWords
+from yinggem.commands.run.train_words import TypedWords, folder_of
 from yinggem.common.config_files import check_kinds, check_overrides
 from yinggem.common.errors import UserError
 from yinggem.common.explain import explain
@@ -137,7 +137,7 @@ class TrainCommand:
         run = self.words.resumption
         if run is None or run.config is None:
             return TODAY, words
-        return CONTINUED, [*words, *_recorded(run, self.words.typed), self.words.folder_of(run)]
+        return CONTINUED, [*words, *_recorded(run, self.words.typed), folder_of(run)]
 
     def job(self, cfg: DictConfig) -> float:
         """One run, or one job of a sweep; returns what searches minimise."""
@@ -182,10 +182,8 @@ class TrainCommand:
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         check_kinds(config, CONF)
         check_overrides(config, words)
-        from yinggem.commands.run.outcome import (  # torch takes seconds: not for --help, --cfg
-            evaluate_run,
-            record_outcome,
-        )
+        # torch takes seconds: not for --help, --cfg
+        from yinggem.commands.run.outcome import evaluate_run, record_outcome
         from yinggem.commands.run.report import (
             memory_advice,
             precision_advice,

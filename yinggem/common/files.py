@@ -5,11 +5,13 @@ import glob
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from yinggem.common.errors import UserError
+
+LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.(partial|earlier)")  # name, process, kind
 
 
 def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any], mode: int = 0o666) -> None:
@@ -41,7 +43,18 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
             partial.unlink(missing_ok=True)
 
 
-def is_alive(pid: int) -> bool:
+def leftovers(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """What writers that were killed have left in a folder: the path, for which name, and its kind ("partial" ...).
+
+    As `write_atomically` and `yinggem.export.folder` call what they write. What may still be written stays.
+    """
+    for path in folder.glob(".*"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and not _is_alive(int(match[2])):
+            yield path, match[1], match[3]
+
+
+def _is_alive(pid: int) -> bool:
     """Whether a process, whose number stands in the name of a partial file, may still be writing it."""
     if pid == os.getpid():  # this process is not writing one now
         return False

@@ -11,7 +11,7 @@ from yinggem.common.errors import UserError
 from yinggem.engine.library import MAX_NGRAM, MAX_ORDERS, Index, MixtureWeights, library_refusal, open_library
 from yinggem.memory.index import NgramIndex
 from yinggem.memory.mixture import Mixture
-from yinggem.memory.ngram_memory import READ_BACK, SHORT, NgramMemory, mixed, window_orders
+from yinggem.memory.ngram_memory import READ_BACK, NgramMemory, mixed, short_orders, window_orders
 
 
 def memory_refusal(memory: NgramMemory) -> str | None:
@@ -115,8 +115,7 @@ class EngineMemory:
             "direct": (features, sources),
         }  # fmt: skip
         addresses = (self._address(mixture.parameters[name], np.float64, shape) for name, shape in shapes.items())
-        orders = window_orders(self.vocab_size)
-        brief = [orders.index(order) for order in SHORT]
+        orders, brief = window_orders(self.vocab_size), short_orders(self.vocab_size)
         return MixtureWeights(
             *addresses, features, inner, sources, len(orders), len(brief), INTEGERS(*orders), INTEGERS(*brief), share
         )

@@ -2,20 +2,17 @@
 
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import cannot_write, is_alive
+from yinggem.common.files import cannot_write, leftovers
 
 CONFIG = "config.json"
 NAMES = {CONFIG, "generation_config.json", "model.safetensors", "modeling_yinggem.py", "onnx", "README.md",
          "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
-
-LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.(?:partial|earlier)")  # as below, and in yinggem.common.files
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -44,13 +41,11 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 def clean_leftovers(output: Path) -> None:
     """Remove what exports to this file or folder left beside it when they were killed."""
-    for path in Path(os.path.abspath(output)).parent.glob(".*"):
-        match = LEFTOVER.fullmatch(path.name)
-        if match and match[1] == output.name and not is_alive(int(match[2])):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path, name, _ in leftovers(Path(os.path.abspath(output)).parent):
+        if name == output.name and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif name == output.name:
+            path.unlink(missing_ok=True)
 
 
 def _exchange(new: Path, folder: Path, earlier: Path) -> None:

@@ -8,7 +8,6 @@ are read by what is in them.
 """
 
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from yinggem.common.files import is_alive, is_utf8, write_atomically
+from yinggem.common.files import is_utf8, leftovers, write_atomically
 from yinggem.inference.files.safetensors_file import SUFFIX, is_safetensors, read_safetensors, write_safetensors
 from yinggem.inference.files.stored_model import FORMAT, PREFIX, StoredModel, checked_content, checked_model, read_model
 from yinggem.inference.files.stored_tensors import Storage, StoredTensor
@@ -28,8 +27,6 @@ from yinggem.model.kernels.huge_pages import zeros_in_huge_pages
 from yinggem.model.quantization import quantization_of, quantize
 from yinggem.model.transformer import Transformer
 from yinggem.text.tokenizer import Tokenizer
-
-LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.partial")  # as yinggem.common.files names what it writes
 
 
 def metadata(config: ModelConfig, tokenizer: Tokenizer, **more: Any) -> dict[str, Any]:
@@ -177,12 +174,9 @@ def _read_archive(path: str | Path, map_location: Any) -> Any:
 
 def clean_leftovers(folder: str | Path) -> list[Path]:
     """Remove the partial files of writers that were killed, and name them; those of living processes stay."""
-    removed = []
-    for path in Path(folder).glob(".*.partial"):
-        match = LEFTOVER.fullmatch(path.name)
-        if match and not is_alive(int(match[1])):
-            path.unlink(missing_ok=True)
-            removed.append(path)
+    removed = [path for path, _, kind in leftovers(Path(folder)) if kind == "partial"]
+    for path in removed:
+        path.unlink(missing_ok=True)
     return removed
 
 

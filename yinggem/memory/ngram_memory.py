@@ -91,8 +91,8 @@ class NgramMemory:
 
     def _ordered(self, text: np.ndarray, window: np.ndarray) -> np.ndarray:
         """(..., S - 1) of the probabilities of all contexts; those of no context in the text are left out."""
-        short = [window_orders(self.vocab_size).index(order) for order in SHORT]
-        return np.concatenate([text[..., -1:], window[..., -1:], text[..., 1:-1], window[..., short]], -1)
+        short = window[..., short_orders(self.vocab_size)]
+        return np.concatenate([text[..., -1:], window[..., -1:], text[..., 1:-1], short], -1)
 
     def score(self, rows: np.ndarray, network: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nats of rows[:, 1:] for `rows` (B, T + 1) of ids: by counting alone, and by network and counting together.
@@ -213,6 +213,11 @@ def _filter(width: int) -> dict[str, int]:
 def window_orders(vocab_size: int) -> tuple[int, ...]:
     """Tokens of the contexts that are looked for in a window."""
     return *range(longest_ngram(vocab_size) + 2), *DEEPER
+
+
+def short_orders(vocab_size: int) -> list[int]:
+    """Which of `window_orders` are a source of their own."""
+    return [window_orders(vocab_size).index(order) for order in SHORT]
 
 
 def mixed(vocab_size: int) -> tuple[int, int]:

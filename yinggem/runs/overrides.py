@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+from collections.abc import Sequence
 
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
@@ -66,12 +67,12 @@ def _check_multirun(found: argparse.Namespace) -> None:
             raise UserError(f"{setting} is for many runs from one command; write `{typed('train')} -m {setting}`.")
 
 
-def only_shows(arguments: list[str]) -> bool:
+def only_shows(arguments: Sequence[str]) -> bool:
     """Whether the command prints something and trains nothing."""
     return any(argument.partition("=")[0] in SHOWING for argument in arguments if argument.startswith("-"))
 
 
-def flags_of(words: list[str]) -> list[str]:
+def flags_of(words: Sequence[str]) -> list[str]:
     """Hydra's flags among words that are in order: they come first and are one word each."""
     return [word for word in words if word.startswith("-")]
 

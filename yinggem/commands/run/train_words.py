@@ -23,8 +23,8 @@ class TypedWords:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.only_show = only_shows([*words])
-        self.flags = flags_of([*words])
+        self.only_show = only_shows(words)
+        self.flags = flags_of(words)
         self._settings = [word for word in words if word not in self.flags]
         self.typed = [word for word in self._settings if not word.startswith("ckpt_path=")]
         self.choice = Choice()
@@ -65,10 +65,6 @@ class TypedWords:
         outputs = Path("outputs" if place is None else unquoted(place))
         return self._of_old_sweep(wanted, outputs) if self.many else self._of_old_run(wanted, outputs)
 
-    def folder_of(self, run: Resumption) -> str:
-        """The setting that lets a run go on in its folder."""
-        return f"hydra.run.dir={quoted(run.folder)}"
-
     def _of_old_sweep(self, wanted: str, outputs: Path) -> list[str]:
         self.old_sweep, old, folders = find_sweep(unquoted(wanted), outputs)
         settings = last_of_each([*old, *self.typed])
@@ -81,9 +77,14 @@ class TypedWords:
             return [flag for flag in self.flags if "--config-" not in flag]
         words = [*self._with_folders(run.config_folders), *last_of_each([*run.overrides, *self.typed])]
         # What was not recorded has no folder of its own, unless it has no checkpoint either.
-        return [*words, self.folder_of(run)] if run.overrides or run.checkpoint is None else words
+        return [*words, folder_of(run)] if run.overrides or run.checkpoint is None else words
 
     def _with_folders(self, folders: list[str]) -> list[str]:
         """The flags, with the --config-dir that an earlier part was started with."""
         typed = any(flag.startswith("--config-dir") for flag in self.flags)
         return [*self.flags, *(f"--config-dir={folder}" for folder in ([] if typed else folders[:1]))]
+
+
+def folder_of(run: Resumption) -> str:
+    """The setting that lets a run go on in its folder."""
+    return f"hydra.run.dir={quoted(run.folder)}"

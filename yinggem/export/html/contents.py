@@ -21,7 +21,7 @@ from yinggem.engine.weights import HEAD, matrices_of, norms_of
 from yinggem.export.source import Source
 from yinggem.inference.memory_step import MOST_SHARE
 from yinggem.inference.sampling import Sampling
-from yinggem.memory.ngram_memory import SHORT, NgramMemory, mixed, window_orders
+from yinggem.memory.ngram_memory import NgramMemory, mixed, short_orders, window_orders
 from yinggem.model.config import ModelConfig
 from yinggem.model.kernels.integer_matrix import Int8Matrix
 from yinggem.serving.page_facts import model_facts, run_facts, setting_default, sliders
@@ -35,35 +35,34 @@ Part = tuple[dict[str, Any], list[np.ndarray]]
 
 
 def contents(source: Source) -> Iterator[bytes]:
-    """The stream, piece by piece: a model is never in memory twice."""
+    """The stream, piece by piece. In memory are the model and its rounded weights, a quarter of that."""
     wasm, tokens = WASM.read_bytes(), source.tokenizer.tokens
     lengths = np.array([len(token) for token in tokens], np.uint8)
-    parts = [about for about, _ in parts_of(source)]
-    memory = memory_of(source.memory) if source.memory else None
-    size = sum(size for part in [*parts, *([memory[0]] if memory else [])] for size in part["sizes"])
+    parts, memory = [*parts_of(source)], [memory_of(source.memory)] if source.memory else []
+    size = sum(array.nbytes for _, arrays in (*parts, *memory) for array in arrays)
     size += len(wasm) + int(lengths.sum(dtype=np.int64))
-    header = _header(source) | {"wasm": len(wasm), "vocabulary": len(tokens), "parts": parts, "total": size}
-    header["memory"] = memory and memory[0]
+    header = _header(source) | {"wasm": len(wasm), "vocabulary": len(tokens), "total": size}
+    header |= {"parts": [about for about, _ in parts], "memory": memory[0][0] if memory else None}
     described = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     yield len(described).to_bytes(4, "little") + described + wasm + lengths.tobytes() + b"".join(tokens)
-    for _, arrays in parts_of(source):
+    for _, arrays in (*parts, *memory):
         yield from (array.tobytes() for array in arrays)
-    yield from (array.tobytes() for array in (memory[1] if memory else []))
 
 
 def memory_of(memory: NgramMemory) -> Part:
     """What counting knows: the sizes for page_knowledge in wasm.c, and the arrays as page_know numbers them."""
     index, mixture = memory.counts.index, memory.generating.parameters
-    orders = window_orders(memory.vocab_size)
-    brief = [orders.index(order) for order in SHORT]
-    features, sources = mixed(memory.vocab_size)
     arrays = [
         *(index.ids, index.suffixes, index.firsts, index.alone, index.discounts),
         *(mixture[name] for name in ("hidden", "hidden_bias", "out", "out_bias", "direct")),
-        *(np.array(numbers, np.int32) for numbers in (orders, brief)),
+        *(
+            np.array(numbers, np.int32)
+            for numbers in (window_orders(memory.vocab_size), short_orders(memory.vocab_size))
+        ),
         *(marks.words for marks in index.marks),
     ]
     sizes = [index.ids.itemsize, len(index.ids), index.vocab_size, index.longest]
+    features, sources = mixed(memory.vocab_size)
     shape = [*sizes, features, len(mixture["hidden_bias"]), sources]
     return {"shape": shape, "sizes": [array.nbytes for array in arrays]}, arrays
 

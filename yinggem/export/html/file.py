@@ -18,6 +18,7 @@ from yinggem.engine.engine import ACTIVATIONS, NORMS, OPTIONS
 from yinggem.export.html.bundle import bundle
 from yinggem.export.html.contents import contents
 from yinggem.export.source import Source, cannot_express
+from yinggem.inference.pages.self_contained import digest
 from yinggem.serving.page_facts import STATIC
 
 SUFFIX = ".html"
@@ -67,7 +68,7 @@ def document(mark: str) -> tuple[str, str]:
     page, worker = bundle("/page.js", scripts()), bundle("/worker.js", scripts())
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     policy = (
-        f"default-src 'none'; script-src '{_hash(page)}' 'wasm-unsafe-eval'; style-src '{_hash(style)}'; "
+        f"default-src 'none'; script-src {digest(page)} 'wasm-unsafe-eval'; style-src {digest(style)}; "
         "worker-src blob:; base-uri 'none'; form-action 'none'"
     )
     text = (STATIC / "index.html").read_text(encoding="utf-8")
@@ -96,7 +97,3 @@ def compressed(stream: Iterable[bytes]) -> Iterator[bytes]:
             del held[:PART]
     if held:
         yield bytes(held)
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -14,7 +14,7 @@ def page_of(title: str, body: str, style: str, script: str = "") -> str:
     Args:
         body: HTML; texts in it went through `shown` or `data_of`.
     """
-    allowed = f"style-src {_digest(style)}" + (f"; script-src {_digest(script)}" if script else "")
+    allowed = f"style-src {digest(style)}" + (f"; script-src {digest(script)}" if script else "")
     policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -25,8 +25,8 @@ def page_of(title: str, body: str, style: str, script: str = "") -> str:
     )
 
 
-def _digest(text: str) -> str:
-    """How a policy names what it allows."""
+def digest(text: str) -> str:
+    """How a Content-Security-Policy names the script or style that it allows."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
