@@ -10,6 +10,7 @@ from yinggem.callbacks import forecast
 from yinggem.callbacks.forecast import in_words, seconds_left, sentence, steps_between_validations
 
 
+@pytest.mark.slow
 def test_a_run_says_how_long_it_takes_and_why_it_ends(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text(TEXT)

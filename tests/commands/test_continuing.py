@@ -204,6 +204,7 @@ def test_the_lock_dies_with_its_process_and_a_moved_run_is_not_locked(place):
     assert here("ckpt_path=last", "trainer.max_steps=12").status == 0
 
 
+@pytest.mark.slow
 def test_a_new_run_never_begins_in_the_folder_of_another(place):
     before = on_disk(place)
     assert "holds a run already" in here(*SETTINGS, f"hydra.run.dir={newest()}").refused()

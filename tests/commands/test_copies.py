@@ -71,6 +71,7 @@ def assert_one_sentence(done: tuple[int, str, str], match: str) -> None:
     assert match in err and not out
 
 
+@pytest.mark.slow
 def test_a_copy_is_named_with_its_line(checkpoints, text):
     status, out, err = run("copies", text, "--checkpoint", checkpoints["memory"])
     assert (status, err) == (0, "")

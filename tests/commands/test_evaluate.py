@@ -127,6 +127,7 @@ def test_what_is_typed_wins(trained, text, option, value, name):
     assert (json.loads(out)["loss"] == usual["loss"]) == (name == "split_by")  # a character of this text is a token
 
 
+@pytest.mark.slow
 def test_a_text_that_is_typed_wins(trained, text, tmp_path):
     (tmp_path / "other.txt").write_text(TEXT.upper())
     status, out, err = evaluated(

@@ -60,6 +60,7 @@ LOST = [(">/dev/full", ""), (">/dev/full 2>&1", "-u"), ("2>/dev/full", ""), ("<&
         ("| head -c 1", ""), ("| head -c 1", "-u"), ("2>&1 | true", "")]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "python"), LOST)
 def test_a_command_that_goes_on_is_not_ended_by_lost_output(tmp_path, end, python):
     done = printing(tmp_path, end, python=python)

@@ -63,6 +63,7 @@ def assert_refused(path: Path, match: str | None = None, reader: Reader = load_m
     assert str(path) in sentence and "\n" not in sentence and ";" in sentence and len(sentence) < 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"bias": False, "qk_norm": True}])
 @pytest.mark.parametrize("kind", ["gpt2", "bpe", "char", "byte"])
 def test_a_loaded_model_and_tokenizer_are_the_saved_ones(tmp_path, kind, changes):
@@ -115,6 +116,7 @@ def weights_of(path: Path) -> dict[str, Tensor]:
     return model.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_flipped_bit_is_refused_or_harmless(saved, seed):
     """150 flips each: anywhere, in the zip headers, in the structure. Never another model, never another error."""

@@ -124,6 +124,7 @@ def has_copy(prompt: str, output: str, length: Length) -> bool:
     return any(ends_in_copy(whole[:end], known, length.count + 1, length.characters) for end in ends)
 
 
+@pytest.mark.slow
 def test_the_training_text_is_what_the_memory_holds(loaded):
     assert "".join(loaded.training.chunks()) == TEXT
 

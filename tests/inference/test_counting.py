@@ -34,6 +34,7 @@ def test_the_network_has_the_figures_of_its_own_evaluation(model, memory):
     assert found.to_dict()["counting_bits_per_byte"] == pytest.approx(bits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_counting_is_what_naive_counts_say_in_the_same_windows(model, memory, adaptive):
     ids, length = ids_of("Shall I compare the summer's day to thee?\nShall I compare?"), 16

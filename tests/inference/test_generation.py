@@ -218,6 +218,7 @@ def generated(network: Network, prompt: Tensor, steps: int, sampling: Sampling, 
     return torch.tensor([*generate(network, prompt.numpy(), steps, sampling, seeds)]).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 1, 8, 1000])
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 30])
 def test_greedy_text_is_that_of_the_uncached_model(window, length, engine):
@@ -247,6 +248,7 @@ def test_sampled_text_draws_from_the_uncached_model_with_all_filters(engine):
     assert torch.equal(generated(engine(model), prompt, 40, sampling, [5]), ids[:, 12:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_prompt", [True, False])
 def test_a_sample_does_not_depend_on_its_batch(same_prompt, engine):
     model = engine(small_model())
@@ -396,6 +398,7 @@ def test_time_and_memory_stay_flat_over_many_tokens(engine):
     assert marks[-1][1] - marks[2][1] <= 2048  # KiB
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("rows", [2, 3, 4])
 def test_weights_laid_out_for_a_batch_draw_what_a_row_alone_draws(rows: int) -> None:

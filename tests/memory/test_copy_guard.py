@@ -35,6 +35,7 @@ def random_tokens(alphabet: str, text: str, draw: random.Random) -> list[bytes]:
     return list(dict.fromkeys(tokens))
 
 
+@pytest.mark.slow
 @given(st.sampled_from(ALPHABETS), st.booleans(), st.integers(1, 8), st.integers(0, 1 << 40))
 @settings(max_examples=sized(120, 3000), deadline=None)
 def test_forbidden_is_exactly_what_would_complete_a_copy(alphabet, characters, limit, seed):

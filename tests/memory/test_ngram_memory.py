@@ -34,6 +34,7 @@ def test_counting_beats_ignorance_and_a_fit_beats_fixed_weights(memory):
     assert before[0].mean() < 0.6 * np.log(256) and after[1].mean() < before[1].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [False, True])
 def test_while_generating_probabilities_sum_to_one_and_a_share_of_0_is_the_network(memory, fit):
     if fit:

@@ -40,6 +40,7 @@ def values_and_gradients(backend: str, inputs: States, window: int | None) -> li
     return [out.float(), *(grad.float() for grad in torch.autograd.grad((out * weights).sum(), inputs))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, WINDOW, None])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("backend", BACKENDS)

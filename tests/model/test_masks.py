@@ -36,6 +36,7 @@ def documents(row: torch.Tensor) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(row)])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 7, 40])
 @pytest.mark.parametrize("backend", BACKENDS)
 @torch.no_grad()

@@ -312,6 +312,7 @@ def weights_of(path: Path) -> dict[str, Tensor]:
     return load_model(path)[0].state_dict()
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_refused_or_harmless(saved):
     good, expected, rng = saved.read_bytes(), weights_of(saved), random.Random(0)
     structure, directory = good.index(b"data.pkl"), good.index(b"PK\x01\x02")

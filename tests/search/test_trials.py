@@ -169,6 +169,7 @@ def test_failed_and_lost_trials(tmp_path):
     assert [number for number, _ in Search(tmp_path, search.space, n_trials=3).next_batch()] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("begun_by", "expected"), [("this version", 3.0), ("an earlier version", 2.0)])
 def test_a_study_minimises_one_figure_through_its_life(tmp_path, begun_by, expected):
     """Bits per byte; the loss, where an earlier version began it: a study cannot compare the two."""

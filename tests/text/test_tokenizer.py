@@ -92,6 +92,7 @@ def test_special_token_in_text_is_ordinary_text(tokenizer):
         assert 50256 not in ids
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(text=TEXT)
 def test_any_text_survives(open_tokenizer, text):

@@ -129,6 +129,7 @@ def sharded(tmp_path, small_shards, gpt2):
     return corpus, folder, expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [[0], [3], [-1], [2, 7], [4, 5, 6], range(10)])
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_only_what_is_damaged_is_made_again(sharded, gpt2, places, harm):

@@ -78,6 +78,7 @@ def test_a_continued_run_ends_with_the_same_bits_also_where_it_came_from_is_gone
     assert same(straight, weights(newest("twice") / "checkpoints" / "last.ckpt"))
 
 
+@pytest.mark.slow
 def test_weights_of_8_bits_are_made_floats_and_it_is_said(place):
     done = here(*NEW, "init_from=int8.ckpt", "trainer.max_steps=1")
     assert done.status == 0 and "init_from=int8.ckpt are of 8 bits; they are made float32 again." in done.out, done
