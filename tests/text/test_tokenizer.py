@@ -217,7 +217,8 @@ def test_at_most_takes_what_there_is_and_is_found_again(tmp_path):
     assert token_cache.open_tokenizer(path, BPETokenizer(5000).settings) is None
     assert token_cache.open_tokenizer(path, BPETokenizer(257, at_most=True).settings) is None
     exact, most = BPETokenizer(400), BPETokenizer(400, at_most=True)
-    exact.fit(lambda: [SAMPLE]), most.fit(lambda: [SAMPLE])
+    for one in (exact, most):
+        one.fit(lambda: [SAMPLE])
     assert exact.state_dict() == most.state_dict() and most.is_fitted_as(exact.settings)
 
 
