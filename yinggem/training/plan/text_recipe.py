@@ -74,7 +74,7 @@ WIDE = (
 )
 # Of pairs in few words, as sums in words are: every pair is a sequence of its own, and counting knows no new answer.
 PAIRS = Row(1.5e6, 512, 0.0, (64, 16), (800, 80))
-FOR_PAIRS = ["data.mask_documents=true", "optimizer=muon_short", "optimizer.weight_decay=0.1", "memory=none"]
+FOR_PAIRS = ["data.mask_documents=true", "optimizer=muon_short", "optimizer.weight_decay=0.2", "memory=none"]
 FEW_WORDS = 500  # bytes of text to each different word, at least
 # From the starter, for English: bytes, dropout, steps.
 FINETUNED = (
