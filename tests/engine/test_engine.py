@@ -254,6 +254,24 @@ def test_it_holds_its_own_copy_of_the_weights():
     assert (engine.read(0, [1, 2]) == before).all()
 
 
+@pytest.mark.parametrize("kind", ["float32", "int8", "int4"])
+def test_weights_that_are_lent_stay_where_they_are_and_mean_the_same(kind):
+    # The last rows of embedding and head are no block of eight.
+    model = make_model(replace(SMALL, vocab_size=61, hidden_size=64, num_attention_heads=2))
+    if kind != "float32":
+        quantize(model, kind)
+    weights = {name: x.copy() for name, x in weights_of(model).items()}
+    lent, copied = (Engine(model.config, weights, storage=kind, lend=lend) for lend in (True, False))
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 70)
+    before = copied.read(0, ids)
+    assert (lent.read(0, ids) == before).all()
+    for array in weights.values():
+        array.fill(0)
+    copied.reset(0)
+    lent.reset(0)
+    assert (copied.read(0, ids) == before).all() and not (lent.read(0, ids) == before).all()
+
+
 def test_output_that_is_not_finite_is_a_user_s_error():
     model = make_model(SMALL)
     model.norm.weight.fill_(float("nan"))
