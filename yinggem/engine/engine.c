@@ -37,6 +37,7 @@ enum {
     BLOCK = 64,    /* tokens that are computed at once */
     SLOTS = 256,   /* positions that a text has room for at first */
     CHUNK = 65536, /* bytes of weights in a piece of work */
+    PATIENCE = 64, /* steps with weights in memory that is lent, before they are copied to huge pages */
     MAX_THREADS = 64,
 };
 
@@ -179,6 +180,7 @@ struct Engine {
     Layer *layers;
     Row *rows;
     int row_count, tied;
+    int steps, moved;     /* how many were computed, up to PATIENCE; how many matrices were looked at to be copied since */
     int head_size, pitch; /* of a head, and with its padding */
     float *frequencies;   /* (head_size / 2) */
 
@@ -425,8 +427,21 @@ static void begin(Engine *e, int number, int thread) {
     }
 }
 
+/* Weights that are lent lie in small pages, which costs up to a seventh of the speed; but to copy them costs as much as
+ * 170 tokens lose by it. So a short text is computed from where they are; after that, one matrix moves at every step. Of
+ * an embedding only rows are read. */
+static void move_one(Engine *e) {
+    int last = 4 * e->shape.layers, number = e->moved;
+    if (number > last || e->steps++ < PATIENCE) return;
+    Layer *l = e->layers + number / 4;
+    Matrix *head = e->tied ? &e->embedding : &e->head;
+    move_matrix(number == last ? head : (Matrix *[]){&l->qkv, &l->output, &l->up, &l->down}[number % 4]);
+    e->moved++;
+}
+
 /* Compute e->tokens; their rows have room. */
 static void compute(Engine *e, int count) {
+    move_one(e);
     e->count = count;
     share(e, begin, count);
     for (int layer = 0; layer < e->shape.layers; layer++) compute_layer(e, layer);

@@ -70,8 +70,8 @@ class Engine:
         storage: how matrices are kept. Rows of int4 that are not a multiple of 32 long are kept as int8.
         rows: how many texts.
         threads: None for the cores this process may use, or one where the model is small.
-        lend: use matrices where they are, as far as they lie there as here. Nobody may change them while it lives, nor
-            the file that they are mapped from.
+        lend: use matrices where they are, as far as they lie there as here, and copy them only for a longer text.
+            Nobody may change them while it lives, nor the file that they are mapped from.
 
     Raises:
         UserError: there is no engine for this model (`engine_refusal`).

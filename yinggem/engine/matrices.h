@@ -98,6 +98,16 @@ static void fill_row(Matrix *m, int row, Kind given, const void *weights, const 
     if (given == INT4) memcpy(group_zero, (const uint16_t *)zero + r * groups, groups * 2);
 }
 
+/* Copy weights that are lent; where there is no memory for that, they stay where they are. */
+static void move_matrix(Matrix *m) {
+    size_t lent = (size_t)lent_rows(m) * m->pitch, all = (size_t)m->tall * m->pitch;
+    char *own = m->lent ? allocate(all) : NULL;
+    if (!own) return;
+    memcpy(own, m->weights, lent), memcpy(own + lent, m->own, all - lent);
+    free(m->own);
+    m->weights = m->own = own, m->lent = 0;
+}
+
 static void free_matrix(Matrix *m) {
     free(m->own), free(m->bias), free(m->scale), free(m->group_scale);
     memset(m, 0, sizeof *m);
