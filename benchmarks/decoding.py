@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from machine import median_seconds, print_limits, read_gbps
@@ -94,7 +95,7 @@ def measure_transformers(batch: int, prompt: int, tokens: int, cache: str) -> li
         )
     ).eval()  # fmt: skip
     ids = torch.randint(CONFIG.vocab_size, (batch, prompt))
-    options = {"do_sample": False, "disable_compile": True}
+    options: dict[str, Any] = {"do_sample": False, "disable_compile": True}
     if cache != "dynamic":
         options["cache_implementation"] = cache
     model.generate(ids[:, :8], attention_mask=torch.ones_like(ids[:, :8]), max_new_tokens=4, **options)
@@ -141,7 +142,8 @@ def main() -> None:
         return
     print_limits()
     if options.profile:
-        print_profile(1), print_profile(8)
+        print_profile(1)
+        print_profile(8)
         return
     print_decoding(options.tokens, options.rounds)
     print_prefill()

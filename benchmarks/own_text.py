@@ -19,11 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from yinggem.text.text_files import find_text_files
-
 from yinggem import train
 from yinggem.text.assets import SHAKESPEARE, read_asset
 from yinggem.text.documents import iter_text
+from yinggem.text.files.text_files import find_text_files
 
 SIZES = [5, 20, 100, 300, 1000, 5000]  # KB
 ALONE = ["experiment=null", "model=tiny", "data.eval_context_length=1024", "data.eval_batch_size=16"]

@@ -165,7 +165,7 @@ def measure_ours(path: Path, seed: int, settings: list[str]) -> Figures:
     from hydra.core.hydra_config import HydraConfig
     from lightning.pytorch import Callback
 
-    import train
+    from yinggem.commands import train
     from yinggem.commands.run.report import silence_libraries
     from yinggem.model.kernels.huge_pages import keep_freed_memory
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from yinggem import train
 from yinggem.commands.quantize import main as quantize
-from yinggem.inference.checkpoint import load_model, read_checkpoint
+from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
+from yinggem.inference.files.stored_model import read_model
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.runs.layout import find_checkpoint
 from yinggem.text.assets import STARTER
@@ -24,9 +25,9 @@ PLACE = Path(__file__).parents[1] / "yinggem" / "text" / "assets" / STARTER
 
 def figures_of(path: Path) -> str:
     """Bits per byte on the last tenth of the corpus, in windows of the training's evaluations."""
-    content = read_checkpoint(path)
-    model, tokenizer = load_model(path, checkpoint=content)
-    entry = content["yinggem"]
+    stored = read_model(path)
+    model, tokenizer = load_model(path, stored=stored)
+    entry = stored.entry
     split, _ = open_recorded_text(TextRecord.from_dict(entry["data"]), tokenizer)
     memory = NgramMemory(split.train[:], tokenizer.vocab_size)
     found = evaluate_with_counting(model, split.val, split.token_bytes, entry["context_length"], 16, memory)

@@ -1,9 +1,12 @@
 """The import rule: which module may know which."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -122,3 +125,18 @@ model = yinggem.load({str(tmp_path / "a.ckpt")!r})
 model.generate("Shall I", max_new_tokens=9), model.score("Shall I compare thee")
 """
     assert not loaded_by(code) & (HEAVY | {"torch"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_needs_of_the_package_is_where_it_says(path):
+    """Nothing runs them here. Each lies on the path of the others, where no name may hide a module of Python's own."""
+    assert path.stem not in sys.stdlib_module_names
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("yinggem."):
+            module = importlib.import_module(str(node.module))
+            missing = [alias.name for alias in node.names if not is_there(module, alias.name)]
+            assert not missing, f"{node.module} has no {missing}"
+
+
+def is_there(module: ModuleType, name: str) -> bool:
+    return hasattr(module, name) or importlib.util.find_spec(f"{module.__name__}.{name}") is not None

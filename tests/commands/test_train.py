@@ -8,19 +8,14 @@ import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import prefork
 import pytest
 import torch
 from running import ROOT, SMALL, TEXT, elsewhere, here, newest, sized, soaked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from yinggem.commands.run.report import opening_of
 from yinggem.inference.checkpoint import load_model, read_checkpoint
-from yinggem.text.tokenizer import ByteTokenizer
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -331,14 +326,3 @@ def test_learning_by_heart_is_said_with_what_helps(place):
         r"^From step (\d+) on it learnt the training text by heart: .*experiment=finetune", done.out, re.MULTILINE
     )
     assert int(step) < 200 and f"trainer.max_steps={step}" in done.out and f"at step {step}." in done.out
-
-
-@pytest.mark.parametrize(("text", "opening"), [
-    ("MARY.\nI am here, and you are not.\nMARY.\nWhere?\nJOHN.\n", "MARY."),
-    ("  the sea is wide\nand the sea\n", "the sea is"), ("1\n2\n3\n", ""), ("no line end", "no line end"),
-    ("道可道,非常道。\n", "道可道,非常道。"), ("\x07bell\nit's\n", "it's"),
-])  # fmt: skip
-def test_the_next_command_begins_with_words_of_the_text(text, opening):
-    ids = np.array(ByteTokenizer().encode(text))
-    data: Any = SimpleNamespace(split=SimpleNamespace(train=ids, val=ids[:0]), tokenizer=ByteTokenizer())
-    assert opening_of(data) == opening

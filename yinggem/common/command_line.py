@@ -21,6 +21,9 @@ class Parser(argparse.ArgumentParser):
         message = " ".join(message.removeprefix("argument ").split())
         if message.endswith("expected one argument"):  # argparse takes "---" and "-ROMEO" for options
             message += f"; write {message.partition(':')[0]}=VALUE if it begins with a dash"
+        if message.startswith("unrecognized arguments: ") and not message.split()[2].startswith("-"):
+            names = [name for action in self._actions if action.nargs is None for name in action.option_strings[-1:]]
+            message += f"; every value follows the name of its option ({', '.join(names[:8])})"
         print(f"error: {message}; see --help.", file=sys.stderr)
         raise SystemExit(2)
 

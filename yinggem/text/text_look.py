@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from yinggem.text.bpe import MAX_TOKEN_BYTES, MIN_VOCABULARY
 from yinggem.text.documents import iter_text
 from yinggem.text.files.compression import COMPRESSIONS, inner_suffix
 from yinggem.text.files.text_files import FileList, find_text_files
-from yinggem.text.marks import END
+from yinggem.text.marks import EITHER
 from yinggem.text.reading import DEFAULT, Reading
 
 SAMPLE = 1 << 20  # characters
 FILES = 64  # of a folder, at equal distances
+TRAINING_SHARE = 80  # percent of the sample, which are in the training split whichever of its texts validate
 UNPACKED = 3  # times as large as the file, a packed text is taken to be
 # Words that make up about a quarter of any English prose, and little of other languages; none is a programming keyword.
 ENGLISH_WORDS = """the of to a that was he it his on be at i had are but have an they which you were her all she there
@@ -38,6 +40,7 @@ class TextLook:
         bytes_per_character: in UTF-8: 1 for ASCII, 3 for Chinese.
         english: share of the words that are among ENGLISH; 0 where there are no words.
         scripts: of the letters, the most frequent first; those of less than a hundredth are left out.
+        vocabulary: of so many tokens a BPE can be learnt from it, at least: the bytes, and each word as one token.
     """
 
     bytes: int
@@ -46,6 +49,7 @@ class TextLook:
     bytes_per_character: float
     english: float
     scripts: tuple[str, ...]
+    vocabulary: int
 
     @property
     def is_english(self) -> bool:
@@ -83,7 +87,17 @@ def look_at(path: str | Path, reading: Reading = DEFAULT) -> TextLook:
         bytes_per_character=len(sample.encode(errors="replace")) / max(1, len(sample)),
         english=sum(word in ENGLISH for word in words) / max(1, len(words)),
         scripts=tuple(name for name, count in letters.most_common() if count * 100 >= letters.total()),
+        vocabulary=vocabulary_of(sample[: len(sample) * TRAINING_SHARE // 100]),
     )
+
+
+def vocabulary_of(text: str) -> int:
+    """How many tokens a BPE can learn from a text at least.
+
+    Merging ends, at the latest, when every word of the text is one token; some merges lead to none of them.
+    """
+    words = set(re.findall(r" ?\w+| ?[^\w\s]+", text))
+    return MIN_VOCABULARY + sum(1 < len(word.encode(errors="replace")) <= MAX_TOKEN_BYTES for word in words)
 
 
 def sample_of(files: FileList, reading: Reading = DEFAULT) -> str:
@@ -98,7 +112,7 @@ def beginning(pieces: Iterable[str], characters: int) -> str:
     """So many characters of a text; of more pieces than they can be, no more is read."""
     found, size = [], 0
     for piece in pieces:
-        found.append(piece.strip(END))
+        found.append(re.sub(EITHER, "\n", piece))
         size += len(piece)
         if size >= characters:
             break

@@ -176,3 +176,7 @@ def test_the_reference_optimizer_is_adafactor_with_relative_steps():
 def test_values_that_make_no_optimizer_are_named():
     with pytest.raises(UserError, match=r"optimizer does not take optimizer\.lr=-1\.0: "):
         make_optimizer(partial(torch.optim.AdamW, lr=-1.0), small_model())
+    with pytest.raises(UserError, match=r"does not take optimizer\.lr=-1\.0: "):  # and the one that is to blame alone
+        make_optimizer(partial(torch.optim.AdamW, betas=(0.9, 0.95), lr=-1.0, eps=1e-8), small_model())
+    with pytest.raises(UserError, match=r"does not take optimizer\.lr=-1\.0, optimizer\.eps=-2\.0: "):
+        make_optimizer(partial(torch.optim.AdamW, lr=-1.0, eps=-2.0), small_model())

@@ -1,5 +1,7 @@
 """What a text chooses: something that fits for every text, less for what is typed, and nothing where all is said."""
 
+import json
+import random
 import re
 from dataclasses import replace
 
@@ -9,9 +11,11 @@ from running import here, newest
 from writings import ARABIC, CHINESE, CODE, EMOJI, GERMAN, WORKS
 
 from yinggem.text.text_look import TextLook
+from yinggem.text.tokenizer import BPETokenizer
 from yinggem.training.plan.text_recipe import choice_for, choose
 
-ENGLISH = TextLook(bytes=50_000, files=1, characters=70, bytes_per_character=1.0, english=0.3, scripts=("Latin",))
+ENGLISH = TextLook(bytes=50_000, files=1, characters=70, bytes_per_character=1.0, english=0.3, scripts=("Latin",),
+                   vocabulary=9000)  # fmt: skip
 OTHER = replace(ENGLISH, english=0.02)
 WIDE = replace(OTHER, bytes_per_character=2.9, scripts=("Cjk",))
 SIZES = [100, 5_000, 20_000, 100_000, 300_000, 1_000_000, 5_000_000, 10**11]
@@ -51,6 +55,30 @@ def test_what_is_typed_is_not_chosen(look, typed):
         assert "experiment" not in words  # the starter has its own
     if "tokenizer" in names:
         assert not any(name.startswith("tokenizer") for name in words)
+
+
+def test_no_vocabulary_is_chosen_that_the_text_is_too_poor_for(place):
+    """Number words, over and over: 2,000 tokens cannot be learnt from them."""
+    kinds = [a + b for a in ["eins", "zwei", "drei", "vier", "acht"] for b in ("zehn", "hundert", "tausend", "")]
+    (place / "own.txt").write_text(" ".join(random.Random(0).choices(kinds, k=20_000)))
+    choice = choose([*DATA, "data.path=own.txt"])
+    wanted = int(settings(choice.words)["tokenizer.vocab_size"])
+    tokenizer = BPETokenizer(wanted)
+    tokenizer.fit(lambda: [(place / "own.txt").read_text()[:-20_000]])
+    assert wanted == tokenizer.vocab_size > 256
+    (place / "own.txt").write_text("la la la " * 20_000)
+    assert "tokenizer=byte" in choose([*DATA, "data.path=own.txt"]).words
+
+
+def test_pairs_in_few_words_are_a_small_language_of_their_own(place):
+    rows = [{"prompt": f"{a} plus {b}", "completion": f"{a + b}"} for a in range(30) for b in range(30)]
+    (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = settings(choose(["data=text", "data.path=sums.jsonl", "data.format=pairs"]).words)
+    assert words["memory"] == "none" and words["data.mask_documents"] == "true" and "experiment" not in words
+    assert settings(choose(["data=text", "data.path=sums.jsonl", "data.field=prompt"]).words)["memory"] == "ngram"
+    verse = [{"prompt": text, "completion": text} for text in WORKS[:60_000].split("\n\n") if text.strip()]
+    (place / "verse.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verse))
+    assert "experiment" in settings(choose(["data=text", "data.path=verse.jsonl", "data.format=pairs"]).words)
 
 
 @pytest.mark.parametrize("typed", [

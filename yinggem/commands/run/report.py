@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,11 @@ from yinggem.runs.metrics_file import read_metrics
 from yinggem.runs.overfitting import ByHeart, learnt_by_heart
 from yinggem.runs.result import OBJECTIVE, TEST
 from yinggem.runs.resume import Resumption
+from yinggem.text.opening import opening_of
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 
-OPENING_TOKENS, OPENING_LENGTH = 1 << 16, 40  # of a text that are searched for a beginning, and characters of that
+OPENING_TOKENS = 1 << 16  # of a text, which are searched for a beginning
 QUIET = (
     ".*does not have many workers.*",
     ".*Consider setting `persistent_workers=True`.*",
@@ -232,22 +232,11 @@ def generate_command(checkpoint: Path, data: TextDataModule) -> str:
         found = False
     if not found:  # outputs= is elsewhere, or another run was started meanwhile
         words += ["--checkpoint", shortest_path(checkpoint)]
-    opening = opening_of(data)
-    return f"{shlex.join(words)} --prompt {shlex.quote(opening)}" if opening else shlex.join(words)
-
-
-def opening_of(data: TextDataModule) -> str:
-    """The first words of a line of the text, with which a text like it may begin; empty where there are none.
-
-    Of all beginnings of up to three words the commonest is taken: in a play it is who speaks, in a poem a refrain.
-    """
     assert data.split is not None
-    ids = data.split.train if len(data.split.train) else data.split.val
-    text = data.tokenizer.decode(ids[:OPENING_TOKENS].tolist())
-    lines = text.split("\n")[:-1] or [text]  # the last one may be cut
-    beginnings = Counter(" ".join(line.split()[:3])[:OPENING_LENGTH].strip() for line in lines)
-    usable = [text for text, _ in beginnings.most_common() if text.isprintable() and any(map(str.isalpha, text))]
-    return usable[0] if usable else ""
+    opening = opening_of(
+        (data.split.train if len(data.split.train) else data.split.val)[:OPENING_TOKENS], data.tokenizer
+    )
+    return f"{shlex.join(words)} --prompt {shlex.quote(opening)}" if opening else shlex.join(words)
 
 
 def shortest_path(folder: Path) -> str:

@@ -70,6 +70,19 @@ def _named(group: str, make: Callable[..., Any], *arguments: Any, **more: Any) -
     except Exception as error:  # the constructor may be anybody's
         if isinstance(error, UserError):
             raise
-        values = ", ".join(f"{group}.{name}={value}" for name, value in getattr(make, "keywords", {}).items())
+        values = ", ".join(f"{group}.{name}={value}" for name, value in _refused(make, *arguments, **more).items())
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{group} does not take {values or 'these values'}: {reason}.") from error
+
+
+def _refused(make: Callable[..., Any], *arguments: Any, **more: Any) -> dict[str, Any]:
+    """The value without which a constructor works; all of them where it is not one alone."""
+    settings = getattr(make, "keywords", {})
+    for name, value in settings.items():
+        others = {other: it for other, it in settings.items() if other != name}
+        try:
+            make.func(*arguments, **others, **more)  # type: ignore[attr-defined]
+        except Exception:
+            continue
+        return {name: value}
+    return settings

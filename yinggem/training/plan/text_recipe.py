@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from yinggem.common.errors import UserError
 from yinggem.runs.overrides import unquoted, value_of
+from yinggem.text.bpe import MIN_VOCABULARY
 from yinggem.text.reading import Reading
 from yinggem.text.text_look import TextLook, look_at
 
 DECIDES = ("model", "experiment", "init_from", "ckpt_path")  # typed, they say what the rows would choose
-LARGEST = float("inf")
+LEAST_VOCABULARY = 264  # of a BPE, the 256 bytes among them: fewer words are not worth one
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Row:
     shape: tuple[int, int]
     steps: tuple[int, int]
 
-    def words(self) -> list[str]:
-        """As they are typed."""
-        tokenizer = [f"tokenizer={self.tokenizer}"]
-        if isinstance(self.tokenizer, int):
-            tokenizer = ["tokenizer=bpe", f"tokenizer.vocab_size={self.tokenizer}"]
+    def words(self, vocabulary: int) -> list[str]:
+        """As they are typed, for a text that allows for a vocabulary of so many tokens."""
+        tokenizer = ["tokenizer=byte"]
+        if isinstance(self.tokenizer, int) and vocabulary >= LEAST_VOCABULARY:
+            tokenizer = ["tokenizer=bpe", f"tokenizer.vocab_size={min(self.tokenizer, vocabulary)}"]
         return [*tokenizer, *shared(self.dropout, self.shape, self.steps)]
 
 
@@ -70,6 +71,10 @@ WIDE = (
     Row(250e3, 1024, 0.2, (128, 8), (1500, 100)),
     Row(1.5e6, 2048, 0.1, (128, 8), (2000, 200)),
 )
+# Of pairs in few words, as sums in words are: every pair is a sequence of its own, and counting knows no new answer.
+PAIRS = Row(1.5e6, 512, 0.0, (64, 16), (800, 80))
+FOR_PAIRS = ["data.mask_documents=true", "optimizer=muon_short", "optimizer.weight_decay=0.1", "memory=none"]
+FEW_WORDS = 500  # bytes of text to each different word, at least
 # From the starter, for English: bytes, dropout, steps.
 FINETUNED = (
     (10e3, 0.2, (60, 6)),
@@ -128,12 +133,14 @@ def choice_for(look: TextLook, typed: Sequence[str]) -> Choice:
 
 def row_words(look: TextLook, typed: Sequence[str]) -> list[str]:
     """All words of the row; none for a text that is as large as that of the quickstart, whose recipe suits it."""
+    if reading_of(typed).has_pairs and (look.vocabulary - MIN_VOCABULARY) * FEW_WORDS < look.bytes <= PAIRS.bytes:
+        return [word for word in PAIRS.words(look.vocabulary) if word != "memory=ngram"] + FOR_PAIRS
     if look.is_english and not builds_anew(typed):
         for most, dropout, steps in FINETUNED:
             if look.bytes <= most:
                 return ["experiment=finetune", *shared(dropout, (128, 8), steps)]
     rows = WIDE if look.bytes_per_character > 1.5 else PLAIN
-    return next((row.words() for row in rows if look.bytes <= row.bytes), ["memory=ngram"])
+    return next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), ["memory=ngram"])
 
 
 def builds_anew(typed: Sequence[str]) -> bool:
@@ -146,4 +153,4 @@ def is_typed(word: str, typed: Sequence[str]) -> bool:
     """Whether a word of a row is typed already, or belongs to a group of which another choice is typed."""
     names = {one.lstrip("+~").partition("=")[0] for one in typed}
     name = word.partition("=")[0]
-    return name in names or name.partition(".")[0] in names & {"tokenizer"}
+    return name in names or name.partition(".")[0] in names & {"tokenizer", "optimizer"}

@@ -1,6 +1,6 @@
 """An exported page: how large it is, how soon it is open, how fast it writes, in node and in Chromium.
 
-    python benchmarks/html.py [--shapes quickstart base] [--rounds 3] [--chromium PROGRAM]
+    python benchmarks/html_export.py [--shapes quickstart base] [--rounds 3] [--chromium PROGRAM]
 
 Random weights, a prompt of a few tokens, the default filters. The native engine on one thread writes the same.
 "plain" is the text alone, "told" with the eight likeliest tokens beside each, as the page wants them. Seconds of the
