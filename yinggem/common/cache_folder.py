@@ -101,7 +101,7 @@ def is_own(path: Path) -> bool:
 def _limit(newest: Path, most_bytes: int) -> None:
     """Remove what was used longest ago until all takes no more than most_bytes; `newest` stays."""
     found = []
-    for path in newest.parent.iterdir():
+    for path in newest.parent.glob("*"):
         with contextlib.suppress(OSError):
             if PRIVATE.fullmatch(path.name):
                 found.append((path.stat().st_mtime, path.stat().st_size, path))
