@@ -36,7 +36,7 @@ static Engine *random_engine(uint64_t seed, int threads, int kind, const char *k
     state = seed;
     int kv = 1 + (int)draw(3), heads = kv * (1 + (int)draw(2)), size = 2 * (1 + (int)draw(20));
     Shape s = {.vocab = 1 + (int)draw(150), .hidden = heads * size, .layers = 1 + (int)draw(3), .heads = heads, .kv_heads = kv,
-               .inner = 1 + (int)draw(100), .window = (int)draw(3) * (1 + (int)draw(25)), .activation = (int)draw(3),
+               .inner = draw(3) ? 1 + (int)draw(100) : 64, .window = (int)draw(3) * (1 + (int)draw(25)), .activation = (int)draw(3),
                .layer_norm = (int)draw(2), .qk_norm = (int)draw(2), .eps = 1e-6f};
     float *frequencies = random_floats((size_t)size, 1);
     Engine *e = engine_new(&s, frequencies, 3, threads, kernels);
