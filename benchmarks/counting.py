@@ -84,7 +84,7 @@ def compressed(size: Callable[[bytes], int], train: bytes, val: bytes, window: i
     alone = size(train)
     starts = np.linspace(0, max(0, len(val) - window), min(most, max(1, len(val) // window))).astype(int)
     pieces = [val[start : start + window] for start in starts]
-    by_windows = sum(size(train + piece) - alone for piece in pieces) / sum(map(len, pieces))
+    by_windows = sum(size(train + piece) - alone for piece in pieces) / max(1, sum(map(len, pieces)))
     return {"windows": 8 * by_windows, "reading on": 8 * (size(train + val) - alone) / len(val)}
 
 

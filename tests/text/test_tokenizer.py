@@ -26,6 +26,7 @@ from yinggem.text.tokenizer import (
     Tokenizer,
     from_state_dict,
 )
+from yinggem.text.tokens import token_cache
 
 SAMPLE = (
     "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n"
@@ -200,6 +201,25 @@ def test_vocabulary_of_bytes_only():
 def test_text_too_short_to_train_on():
     with pytest.raises(UserError, match="choose at most 25"):
         BPETokenizer(vocab_size=5000).fit(lambda: ["abc"])
+
+
+def test_at_most_takes_what_there_is_and_is_found_again(tmp_path):
+    """A word is one token, and an end: nothing more can be merged. With enough text it changes nothing."""
+    tokenizer = BPETokenizer(5000, at_most=True)
+    path = tmp_path / "a.tokenizer"
+    wanted = tokenizer.settings
+    tokenizer.fit(lambda: ["abc"])
+    assert tokenizer.vocab_size == 258 and tokenizer.encode("abc") == [257]
+    with open(path, "wb") as file:
+        token_cache.write_tokenizer(file, tokenizer)
+    found = token_cache.open_tokenizer(path, wanted)
+    assert found is not None and found.state_dict() == tokenizer.state_dict()
+    assert token_cache.open_tokenizer(path, BPETokenizer(5000).settings) is None
+    assert token_cache.open_tokenizer(path, BPETokenizer(257, at_most=True).settings) is None
+    exact, most = BPETokenizer(400), BPETokenizer(400, at_most=True)
+    for one in (exact, most):
+        one.fit(lambda: [SAMPLE])
+    assert exact.state_dict() == most.state_dict() and most.is_fitted_as(exact.settings)
 
 
 @pytest.mark.parametrize("size", [255, 0, -1, 2**21, 1000.0, "1000", True, None])

@@ -57,10 +57,11 @@ def gpt2_tokens() -> list[bytes]:
     return [binascii.a2b_base64(line.partition(b" ")[0]) for line in read_asset(GPT2_RANKS).splitlines()]
 
 
-def train(texts: Callable[[], Iterable[str]], vocab_size: int) -> list[bytes]:
+def train(texts: Callable[[], Iterable[str]], vocab_size: int, at_most: bool = False) -> list[bytes]:
     """Learn `vocab_size` tokens, the 256 bytes first, from at most 50 million characters spread over `texts()`.
 
-    Deterministic. Raises UserError when the text is too short to hold that many different tokens.
+    Deterministic. Where the text is too short to hold that many different tokens it learns what there are if `at_most`,
+    and raises UserError otherwise.
     """
     # Set, so that forked data-loader workers do not print tokenizers' advice about it.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -77,10 +78,10 @@ def train(texts: Callable[[], Iterable[str]], vocab_size: int) -> list[bytes]:
     sample = _spread_sample(texts, TRAINING_CHARACTERS)
     model.train_from_iterator((p for text in sample for p in pieces(text, TRAINING_PIECE_CHARACTERS)), trainer)
     vocabulary = model.get_vocab()
-    if len(vocabulary) != vocab_size:
+    if len(vocabulary) != vocab_size and not at_most:
         raise UserError(
             f"The training text is too short to learn tokenizer.vocab_size={vocab_size} tokens; "
-            f"choose at most {len(vocabulary)}, or tokenizer=byte."
+            f"choose at most {len(vocabulary)}, tokenizer.at_most=true for as many as there are, or tokenizer=byte."
         )
     to_byte = byte_characters()
     return [bytes(to_byte[c] for c in token) for token in sorted(vocabulary, key=vocabulary.__getitem__)]

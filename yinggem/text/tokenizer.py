@@ -59,14 +59,21 @@ class GPT2Tokenizer(_TiktokenTokenizer):
 
 
 class BPETokenizer(_TiktokenTokenizer):
-    """Byte-level BPE of exactly `vocab_size` tokens, learnt from the training text; any text can be encoded."""
+    """Byte-level BPE of `vocab_size` tokens, learnt from the training text; any text can be encoded.
+
+    Args:
+        vocab_size: how many tokens.
+        at_most: have fewer where the text has no more, as one of few words; else that is a UserError.
+    """
 
     name = "bpe"
 
-    def __init__(self, vocab_size: int = 1024) -> None:
+    def __init__(self, vocab_size: int = 1024, at_most: bool = False) -> None:
         super().__init__()
         check_whole_number("tokenizer.vocab_size", vocab_size, bpe.MIN_VOCABULARY, bpe.MAX_VOCABULARY)
-        self._vocab_size = vocab_size
+        if not isinstance(at_most, bool):
+            raise UserError(f"tokenizer.at_most must be true or false, not {at_most!r}.")
+        self._vocab_size, self._at_most = vocab_size, at_most
 
     @property
     def vocab_size(self) -> int:
@@ -74,13 +81,19 @@ class BPETokenizer(_TiktokenTokenizer):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return super().settings | {"vocab_size": self._vocab_size}
+        return super().settings | {"vocab_size": self._vocab_size} | ({"at_most": True} if self._at_most else {})
+
+    def is_fitted_as(self, settings: dict[str, Any]) -> bool:
+        wanted = {name: value for name, value in settings.items() if name != "at_most"}
+        if "at_most" in settings and self._vocab_size < settings["vocab_size"]:
+            wanted["vocab_size"] = self._vocab_size
+        return super().is_fitted_as(wanted)
 
     def fit(self, texts: Texts) -> None:
-        self._learn(bpe.train(texts, self._vocab_size))
+        self._learn(bpe.train(texts, self._vocab_size, self._at_most))
 
     def _learn(self, tokens: list[bytes]) -> None:
-        self._vocab_size, self._encoding = len(tokens), None
+        self._vocab_size, self._at_most, self._encoding = len(tokens), False, None
         self._set_tokens(tokens)
 
     def state_dict(self) -> dict[str, Any]:

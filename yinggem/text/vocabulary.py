@@ -63,6 +63,10 @@ class Tokenizer(ABC):
         """What, together with a text, decides the result of `fit`."""
         return {"name": self.name} | self._marking()
 
+    def is_fitted_as(self, settings: dict[str, Any]) -> bool:
+        """Whether this tokenizer, fitted, is what one of these settings becomes."""
+        return settings == self.settings
+
     @property
     def end_id(self) -> int | None:
         """The id of the end of a document; it stands for no bytes. None where documents are not told apart."""

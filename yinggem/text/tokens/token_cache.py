@@ -236,7 +236,9 @@ def open_tokenizer(path: Path, settings: dict[str, Any] | None = None) -> Tokeni
     try:
         content = json.loads(path.read_bytes())
         tokenizer = from_state_dict(content["state"])
-        usable = tokenizer.fingerprint == content["fingerprint"] and settings in (None, tokenizer.settings)
+        usable = tokenizer.fingerprint == content["fingerprint"] and (
+            settings is None or tokenizer.is_fitted_as(settings)
+        )
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
     return tokenizer if usable else None

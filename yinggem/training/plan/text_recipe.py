@@ -36,10 +36,11 @@ class Row:
     steps: tuple[int, int]
 
     def words(self, vocabulary: int) -> list[str]:
-        """As they are typed, for a text that allows for a vocabulary of so many tokens."""
+        """As they are typed, for a text that surely has so many tokens for a vocabulary."""
         tokenizer = ["tokenizer=byte"]
         if isinstance(self.tokenizer, int) and vocabulary >= LEAST_VOCABULARY:
-            tokenizer = ["tokenizer=bpe", f"tokenizer.vocab_size={min(self.tokenizer, vocabulary)}"]
+            tokenizer = ["tokenizer=bpe", f"tokenizer.vocab_size={self.tokenizer}"]
+            tokenizer += ["tokenizer.at_most=true"] * (vocabulary < self.tokenizer)
         return [*tokenizer, *shared(self.dropout, self.shape, self.steps)]
 
 
