@@ -60,6 +60,7 @@ ELSEWHERE = {
     "inference/files/stored_tensors.py": "inference/files/test_unpickling.py",
     "inference/networks/torch_network.py": "inference/test_generation.py",
     "inference/files/verification.py": "inference/test_checkpoint.py",
+    "inference/files/weight_digest.py": "inference/files/test_rounded_weights.py",
     "memory/copy_index.py": "memory/test_copy_guard.py",
     "memory/matching.py": "memory/test_copies.py",
     "memory/stretches.py": "memory/test_copies.py",

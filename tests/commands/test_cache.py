@@ -20,6 +20,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("YINGGEM_CACHE", str(folder))
     tokenize(open_corpus("text", tmp_path / "text.txt"), ByteTokenizer())
     cached_index(np.arange(99, dtype=np.uint8), 256)
+    (folder / "weights").mkdir()
+    (folder / "weights" / f"{'0' * 64}.weights").write_bytes(b"rounded")
     (folder / "poems.tokens").write_text("a person's own")
     return folder
 
@@ -32,7 +34,8 @@ def test_what_is_there_is_listed_and_removed_by_kind(folder, capsys):
     before = remaining(folder)
     cache.main([])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(folder) and "1 files" in lines[2] and "0 days old" in lines[2] and "nothing" in lines[3]
+    assert lines[0] == str(folder) and "1 files" in lines[2] and "0 days old" in lines[2] and "nothing" in lines[4]
+    assert lines[3].startswith("weights") and "1 files" in lines[3]
     assert remaining(folder) == before
     cache.main(["--clear", "memory"])
     assert "removed 1 files" in capsys.readouterr().out

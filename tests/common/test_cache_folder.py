@@ -68,6 +68,22 @@ def test_a_damaged_file_is_made_again_and_one_that_stays_damaged_is_an_error(tmp
         cache_folder.cached_file(path, lambda file: file.write(b"bad"), verified)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owners here")
+def test_a_private_file_is_for_its_user_alone_and_believed_by_nobody_else(tmp_path, monkeypatch, caplog):
+    path, made = tmp_path / f"{'0' * 64}.kind", []
+
+    def read(path: Path) -> bytes | None:
+        return path.read_bytes() if path.exists() else None
+
+    def content() -> bytes:
+        return cache_folder.private_file(path, lambda file: made.append(file.write(b"good")), read, 9)
+
+    assert content() == content() == b"good" and len(made) == 1 and path.stat().st_mode & 0o777 == 0o600
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    assert content() == b"good" and len(made) == 2 and "another user's" in caplog.text
+
+
 def test_leftovers_of_killed_writers_are_removed_and_those_of_living_ones_stay(tmp_path):
     ours, theirs = tmp_path / ".a.bin.1-00.partial", tmp_path / ".b.bin.2-00.partial"
     for partial in (ours, theirs):

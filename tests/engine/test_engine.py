@@ -254,6 +254,34 @@ def test_it_holds_its_own_copy_of_the_weights():
     assert (engine.read(0, [1, 2]) == before).all()
 
 
+@pytest.mark.parametrize("kind", ["float32", "int8", "int4"])
+def test_weights_that_are_lent_mean_the_same(kind):
+    # The last rows of embedding and head are no block of eight.
+    model = make_model(replace(SMALL, vocab_size=61, hidden_size=64, num_attention_heads=2))
+    if kind != "float32":
+        quantize(model, kind)
+    weights = {name: x.copy() for name, x in weights_of(model).items()}
+    lent, copied = (Engine(model.config, weights, storage=kind, lend=lend) for lend in (True, False))
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 70)
+    before = copied.read(0, ids)
+    assert (lent.read(0, ids) == before).all()
+    copied.reset(0)
+    lent.reset(0)
+    for token in np.tile(ids, 2):  # until they have been moved to memory of the engine
+        assert (lent.step([0], [token]) == copied.step([0], [token])).all()
+
+
+def test_weights_that_are_lent_are_not_copied_for_a_short_text():
+    model = make_model(replace(SMALL, hidden_size=64, num_attention_heads=2))
+    weights = {name: x.copy() for name, x in weights_of(model).items()}
+    engine = Engine(model.config, weights, lend=True)
+    before = engine.read(0, [1, 2])
+    for array in weights.values():
+        array.fill(0)
+    engine.reset(0)
+    assert not (engine.read(0, [1, 2]) == before).all()
+
+
 def test_output_that_is_not_finite_is_a_user_s_error():
     model = make_model(SMALL)
     model.norm.weight.fill_(float("nan"))

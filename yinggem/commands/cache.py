@@ -14,6 +14,7 @@ from yinggem.common.command_line import Parser
 KINDS = {
     "texts": ("texts as ids, and their tokenizers", ".", r"[0-9a-f]{32}\..*|tinyshakespeare\.txt"),
     "memory": ("what counting knows of training texts", "memory", r"[0-9a-f]{64}\.[a-z]+"),
+    "weights": ("weights rounded to 8 or 4 bits at first use", "weights", r"[0-9a-f]{64}\.[a-z]+"),
     "shards": ("shards that came over the network", "streaming", r".+"),
 }
 KEPT = ".lock", ".partial"  # somebody may be waiting for them, or writing them

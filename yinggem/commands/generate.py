@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     path, said = find_model(options.checkpoint)
     options.checkpoint, stored = str(path), read_model(path)
-    network, tokenizer = open_network(stored, options.device, options.quantize), stored.tokenizer
+    network = open_network(stored, options.device, options.quantize, lend=not options.interactive)
+    tokenizer = stored.tokenizer
     if said:
         print(f"note: {said}", file=sys.stderr)
     if options.verbose:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from yinggem.common.errors import UserError
 from yinggem.common.files import write_atomically
 
 Content = TypeVar("Content")
+PRIVATE = re.compile(r"[0-9a-f]{64}\.(?!lock)[a-z]+")  # the names of files that `private_file` makes: a digest, a kind
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,63 @@ def cached_file(
         if content is not None:
             return content
         if path.exists():
-            log.warning("%s is damaged and is made again.", path)
+            log.warning("%s is damaged%s and is made again.", path, "" if is_own(path) else ", or another user's,")
         remove_leftovers(path)
         write_atomically(path, build)
         content = open_verified(path)
     if content is None:
         raise not_what_was_written(path)
     return content
+
+
+def private_file(
+    path: Path, build: Callable[[BinaryIO], Any], open_verified: Callable[[Path], Content | None], most_bytes: int
+) -> Content:
+    """As `cached_file`, of a file that its user alone can read: another user's is not believed.
+
+    Args:
+        path: matches PRIVATE, in a folder of such files.
+        most_bytes: of all these files together; those used longest ago are removed, but never this one.
+    """
+
+    made = False
+
+    def build_private(file: BinaryIO) -> None:
+        nonlocal made
+        os.chmod(file.name, 0o600)
+        build(file)
+        made = True  # by this user, even where a network file system calls all files somebody else's
+
+    content = cached_file(path, build_private, lambda path: open_verified(path) if made or is_own(path) else None)
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    _limit(path, most_bytes)
+    return content
+
+
+def is_own(path: Path) -> bool:
+    """Whether no other user has made a file: who has may have made anything."""
+    try:
+        return not hasattr(os, "geteuid") or path.lstat().st_uid == os.geteuid()
+    except OSError:
+        return True  # there is none
+
+
+def _limit(newest: Path, most_bytes: int) -> None:
+    """Remove what was used longest ago until all takes no more than most_bytes; `newest` stays."""
+    found = []
+    for path in newest.parent.glob("*"):
+        with contextlib.suppress(OSError):
+            if PRIVATE.fullmatch(path.name):
+                found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most_bytes:
+            break
+        if path != newest:
+            with contextlib.suppress(OSError):  # Windows removes no file that is mapped
+                path.unlink()
+                total -= size
 
 
 def not_what_was_written(path: Path) -> UserError:

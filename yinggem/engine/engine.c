@@ -31,12 +31,13 @@
 #endif
 
 enum {
-    VERSION = 3,   /* of the functions at the end: the Python side refuses another */
+    VERSION = 4,   /* of the functions at the end: the Python side refuses another */
     PAD = 64,      /* every vector is zeros up to a multiple of so many numbers */
     ROWS = 8,      /* and every matrix has a multiple of so many rows */
     BLOCK = 64,    /* tokens that are computed at once */
     SLOTS = 256,   /* positions that a text has room for at first */
     CHUNK = 65536, /* bytes of weights in a piece of work */
+    PATIENCE = 64, /* steps with weights in memory that is lent, before they are copied to huge pages */
     MAX_THREADS = 64,
 };
 
@@ -53,8 +54,10 @@ typedef struct { /* as ModelConfig */
 typedef struct { /* (rows, columns), of which there are `tall` and `wide` with their padding */
     Kind kind;
     int rows, columns, tall, wide;
-    void *weights;           /* rows of `pitch` bytes */
+    const void *weights;     /* rows of `pitch` bytes */
     size_t pitch;
+    int lent;                /* whether they are the caller's */
+    void *own;               /* what is freed: they, or where they are lent the last of them, with their padding */
     float *scale;            /* INT8: of every row */
     uint16_t *group_scale;   /* INT4: in every row the scales of its groups of 32, then their zeros, as bfloat16 */
     size_t group_pitch;
@@ -125,8 +128,8 @@ static const Kernels *find_kernels(const char *name) {
 
 /* ---- Room ------------------------------------------------------------------------------------------------------- */
 
-/* Zeros. Large ones ask for huge pages: to look up the addresses of 4 KiB pages takes noticeable time. */
-static void *zeros(size_t size) {
+/* Memory. Much of it asks for huge pages: to look up the addresses of 4 KiB pages takes noticeable time. */
+static void *allocate(size_t size) {
     const size_t huge = (size_t)1 << 21;
     size_t align = size >= huge ? huge : 64;
     size = (size + align - 1) / align * align;
@@ -135,8 +138,13 @@ static void *zeros(size_t size) {
 #if defined(MADV_HUGEPAGE)
     if (size >= huge) madvise(memory, size, MADV_HUGEPAGE);
 #endif
-    memset(memory, 0, size ? size : align);
     return memory;
+}
+
+static void *zeros(size_t size) {
+    size = (size + PAD - 1) / PAD * PAD;
+    void *memory = allocate(size);
+    return memory ? memset(memory, 0, size) : NULL;
 }
 
 static int padded(int size, int to) { return (size + to - 1) / to * to; }
@@ -172,6 +180,7 @@ struct Engine {
     Layer *layers;
     Row *rows;
     int row_count, tied;
+    int steps, moved;     /* how many were computed, up to PATIENCE; how many matrices were looked at to be copied since */
     int head_size, pitch; /* of a head, and with its padding */
     float *frequencies;   /* (head_size / 2) */
 
@@ -243,7 +252,15 @@ static void multiply_chunk(Engine *e, int chunk, int thread) {
     (void)thread;
     const Matrix *m = e->matrix;
     int from = chunk * e->chunk_rows, to = from + e->chunk_rows < m->tall ? from + e->chunk_rows : m->tall;
-    e->kernels->products[m->kind](m, &e->input, e->product_count, from, to, e->product, e->product_stride);
+    int whole = m->lent ? lent_rows(m) : m->tall;
+    if (from < whole)
+        e->kernels->products[m->kind](m, &e->input, e->product_count, from, to < whole ? to : whole, e->product, e->product_stride);
+    if (to <= whole) return;
+    Matrix last = *m; /* its rows and what belongs to them begin at the rows that are not lent */
+    last.weights = m->own;
+    if (m->scale) last.scale = m->scale + whole;
+    if (m->group_scale) last.group_scale = m->group_scale + (size_t)whole * m->group_pitch;
+    e->kernels->products[m->kind](&last, &e->input, e->product_count, 0, to - whole, e->product + whole, e->product_stride);
 }
 
 /* out (count, stride) = e->input (count, columns) times the rows of the matrix; the bias is left to whoever reads it. */
@@ -410,8 +427,21 @@ static void begin(Engine *e, int number, int thread) {
     }
 }
 
+/* Weights that are lent lie in small pages, which costs up to a seventh of the speed; but to copy them costs as much as
+ * 170 tokens lose by it. So a short text is computed from where they are; after that, one matrix moves at every step. Of
+ * an embedding only rows are read. */
+static void move_one(Engine *e) {
+    int last = 4 * e->shape.layers, number = e->moved;
+    if (number > last || e->steps++ < PATIENCE) return;
+    Layer *l = e->layers + number / 4;
+    Matrix *head = e->tied ? &e->embedding : &e->head;
+    move_matrix(number == last ? head : (Matrix *[]){&l->qkv, &l->output, &l->up, &l->down}[number % 4]);
+    e->moved++;
+}
+
 /* Compute e->tokens; their rows have room. */
 static void compute(Engine *e, int count) {
+    move_one(e);
     e->count = count;
     share(e, begin, count);
     for (int layer = 0; layer < e->shape.layers; layer++) compute_layer(e, layer);
@@ -520,10 +550,11 @@ Engine *engine_new(const Shape *shape, const float *frequencies, int rows, int t
 enum { EMBEDDING, HEAD, QKV, OUTPUT, UP, DOWN };                          /* which matrix, */
 enum { LAST_NORM, ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM };       /* which norm: as in engine.py */
 
-/* Copy a matrix, kept as `kind`, from floats (given FLOAT32) or from integers of that kind with their scales. Weights may
- * be NULL for a tied head, which has a bias alone; the bias may be NULL. */
+/* A matrix, kept as `kind`, of floats (given FLOAT32) or of numbers of that kind with their scales. Weights may be NULL for
+ * a tied head, which has a bias alone; the bias may be NULL. All are copied, but where the caller will `lend` the weights
+ * until the engine is freed: those that lie as they would here stay where they are. */
 int engine_matrix(Engine *e, int which, int layer, int kind, int given, const void *weights, const void *scale,
-                  const void *zero, const float *bias) {
+                  const void *zero, const float *bias, int lend) {
     const Shape *s = &e->shape;
     int qkv = (s->heads + 2 * s->kv_heads) * e->head_size, up = (s->activation == RELU2 ? 1 : 2) * s->inner;
     if (which < EMBEDDING || which > DOWN || layer < 0 || layer >= s->layers) return BAD_ARGUMENT;
@@ -538,21 +569,22 @@ int engine_matrix(Engine *e, int which, int layer, int kind, int given, const vo
     if (which == HEAD && !weights) {
         e->tied = 1;
         m->bias = floats((size_t)padded(rows, ROWS));
-    } else if (make_matrix(m, (Kind)kind, rows, columns)) return NO_MEMORY;
+    } else if (make_matrix(m, (Kind)kind, rows, columns, lend && given == kind && columns % PAD == 0 ? weights : NULL)) return NO_MEMORY;
     if (!m->bias) return NO_MEMORY;
     if (bias) memcpy(m->bias, bias, (size_t)rows * sizeof(float));
     if (which == HEAD && !weights) return OK;
-    size_t bytes = kind == INT8 ? (size_t)columns : (size_t)columns / 2, groups = (size_t)columns / 32;
-    for (int row = 0; row < rows; row++) {
-        size_t r = (size_t)row;
-        if (given == FLOAT32) round_row(m, row, (const float *)weights + r * (size_t)columns);
-        else memcpy((char *)m->weights + r * m->pitch, (const char *)weights + r * bytes, bytes);
-        if (given == INT8) m->scale[row] = ((const float *)scale)[row];
-        if (given == INT4) {
-            uint16_t *to = m->group_scale + r * m->group_pitch;
-            memcpy(to, (const uint16_t *)scale + r * groups, groups * 2);
-            memcpy(to + m->group_pitch / 2, (const uint16_t *)zero + r * groups, groups * 2);
-        }
+    for (int row = 0; row < rows; row++) fill_row(m, row, (Kind)given, weights, scale, zero);
+    return OK;
+}
+
+/* Round (rows, columns) floats to the kind INT8, with a scale (rows) of floats, or to INT4, with scale and zero of
+ * bfloat16 (rows, columns / 32): as engine_matrix does, and as it takes them. */
+int engine_round(int kind, int rows, int columns, const float *from, void *to, void *scale, void *zero) {
+    if (rows < 0 || columns < 1 || (kind != INT8 && (kind != INT4 || columns % 32))) return BAD_ARGUMENT;
+    size_t bytes = bytes_of((Kind)kind, columns), groups = kind == INT4 ? (size_t)columns / 32 : 0;
+    for (size_t row = 0; row < (size_t)rows; row++, from += columns) {
+        uint16_t *group_scale = groups ? (uint16_t *)scale + row * groups : NULL, *group_zero = groups ? (uint16_t *)zero + row * groups : NULL;
+        round_row((Kind)kind, columns, from, (char *)to + row * bytes, groups ? NULL : (float *)scale + row, group_scale, group_zero);
     }
     return OK;
 }

@@ -62,7 +62,7 @@ def sampling_refusal(sampling: Any) -> str | None:
 class Engine:
     """Decodes up to 64 texts, its rows, in C. A row is a text of any length; a new engine's rows are empty.
 
-    One thread is inside at a time; others wait. It copies the weights.
+    One thread is inside at a time; others wait. It copies the weights, unless they are lent to it.
 
     Args:
         weights: the state dict of `Transformer` as float32, or that of a quantized one: integers, nibbles (uint8),
@@ -70,6 +70,8 @@ class Engine:
         storage: how matrices are kept. Rows of int4 that are not a multiple of 32 long are kept as int8.
         rows: how many texts.
         threads: None for the cores this process may use, or one where the model is small.
+        lend: use matrices where they are, as far as they lie there as here, and copy them only for a longer text.
+            Nobody may change them while it lives, nor the file that they are mapped from.
 
     Raises:
         UserError: there is no engine for this model (`engine_refusal`).
@@ -85,6 +87,7 @@ class Engine:
         storage: Storage = "float32",
         rows: int = 1,
         threads: int | None = None,
+        lend: bool = False,
     ) -> None:
         self._handle: int | None = None
         library, refusal = open_library(), engine_refusal(config)
@@ -105,7 +108,7 @@ class Engine:
         )
         if not self._handle:
             raise MemoryError("There is not enough memory for the engine.")
-        put_weights(library, self._handle, config, weights, storage)
+        self._lent = put_weights(library, self._handle, config, weights, storage, lend)
 
     def close(self) -> None:
         """Free its memory; nothing else can be called afterwards. A forked child leaves it to its parent."""

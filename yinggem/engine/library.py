@@ -11,7 +11,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 3  # of its functions, as in engine.c
+VERSION = 4  # of its functions, as in engine.c
 KERNELS = "YINGGEM_ENGINE_KERNELS"  # forces the kernels of one instruction set
 LIBRARY = "YINGGEM_ENGINE_LIBRARY"  # another build of engine.c, such as one with sanitizers
 
@@ -75,7 +75,8 @@ FUNCTIONS = {
     "engine_kernels": (ctypes.c_char_p, [ctypes.c_char_p]),
     "engine_new": (POINTER, [ctypes.POINTER(Shape), POINTER, INT, INT, ctypes.c_char_p]),
     "engine_free": (None, [POINTER]),
-    "engine_matrix": (INT, [POINTER, INT, INT, INT, INT, POINTER, POINTER, POINTER, POINTER]),
+    "engine_matrix": (INT, [POINTER, INT, INT, INT, INT, POINTER, POINTER, POINTER, POINTER, INT]),
+    "engine_round": (INT, [INT, INT, INT, POINTER, POINTER, POINTER, POINTER]),
     "engine_norm": (INT, [POINTER, INT, INT, POINTER, POINTER]),
     "engine_reset": (INT, [POINTER, INT]),
     "engine_read": (INT, [POINTER, INT, POINTER, LONG, INT, POINTER]),

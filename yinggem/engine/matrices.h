@@ -1,4 +1,4 @@
-/* How weights are kept: as floats, or rounded as they come in. */
+/* How weights are kept: as floats, or rounded as they come in, or where they lie. */
 
 static uint16_t to_half(float x) { /* the nearest bfloat16, of two the even one */
     uint32_t bits;
@@ -6,51 +6,109 @@ static uint16_t to_half(float x) { /* the nearest bfloat16, of two the even one 
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Round a row of floats as yinggem/model/kernels/integer_matrix.py does. */
-static void round_row(Matrix *m, int row, const float *from) {
-    void *to = (char *)m->weights + (size_t)row * m->pitch;
-    int columns = m->columns;
-    if (m->kind == FLOAT32) memcpy(to, from, (size_t)columns * sizeof(float));
-    if (m->kind == BFLOAT16)
-        for (int k = 0; k < columns; k++) ((uint16_t *)to)[k] = to_half(from[k]);
-    if (m->kind == INT8) {
-        float largest = 0;
-        for (int k = 0; k < columns; k++) largest = fabsf(from[k]) > largest ? fabsf(from[k]) : largest;
-        float scale = largest / 127 < FLT_MIN ? FLT_MIN : largest / 127;
-        for (int k = 0; k < columns; k++) ((int8_t *)to)[k] = (int8_t)rintf(from[k] / scale);
-        m->scale[row] = scale;
+/* The largest absolute value of n finite numbers. Bits of floats without their sign are in the order of the floats, and
+ * compilers compare integers side by side. */
+static float largest_of(const float *x, int n) {
+    int32_t most = 0;
+    for (int k = 0; k < n; k++) {
+        int32_t bits;
+        memcpy(&bits, x + k, sizeof bits);
+        bits &= INT32_MAX;
+        most = bits > most ? bits : most;
     }
-    if (m->kind == INT4)
+    float largest;
+    memcpy(&largest, &most, sizeof largest);
+    return largest;
+}
+
+/* The nearest integer of a number below 2 ** 22, of two the even one: as rintf, which is no instruction everywhere. */
+static inline float nearest(float x) {
+    const float shift = 12582912; /* 1.5 * 2 ** 23: floats of this size are integers */
+    return x + shift - shift;
+}
+
+/* Keep a row of floats as `kind`: integers are rounded as yinggem/model/kernels/integer_matrix.py does. INT8 has one
+ * scale; INT4 has a scale and a zero for every 32 columns, as bfloat16. */
+static void round_row(Kind kind, int columns, const float *from, void *to, float *scale, uint16_t *group_scale, uint16_t *zero) {
+    if (kind == FLOAT32) memcpy(to, from, (size_t)columns * sizeof(float));
+    if (kind == BFLOAT16)
+        for (int k = 0; k < columns; k++) ((uint16_t *)to)[k] = to_half(from[k]);
+    if (kind == INT8) {
+        float largest = largest_of(from, columns) / 127, divisor = largest < FLT_MIN ? FLT_MIN : largest;
+        for (int k = 0; k < columns; k++) ((int8_t *)to)[k] = (int8_t)nearest(from[k] / divisor);
+        *scale = divisor;
+    }
+    if (kind == INT4)
         for (int group = 0; group < columns / 32; group++, from += 32) {
             float low = from[0], high = from[0], most = FLT_MAX / 128;
             for (int k = 0; k < 32; k++) low = from[k] < low ? from[k] : low, high = from[k] > high ? from[k] : high;
-            float scale = fminf(fmaxf(high / 15 - low / 15, FLT_MIN), most);
-            uint16_t *kept = m->group_scale + (size_t)row * m->group_pitch + group, *zero = kept + m->group_pitch / 2;
-            scale = half_to_float(*kept = to_half(scale));
-            float middle = half_to_float(*zero = to_half(fminf(fmaxf(low + 8 * scale, -most * 16), most * 16)));
+            float step = fminf(fmaxf(high / 15 - low / 15, FLT_MIN), most);
+            step = half_to_float(group_scale[group] = to_half(step));
+            float middle = half_to_float(zero[group] = to_half(fminf(fmaxf(low + 8 * step, -most * 16), most * 16)));
+            uint8_t integers[32];
             for (int k = 0; k < 32; k++) {
-                float integer = fminf(fmaxf(rintf((from[k] - middle) / scale) + 8, 0), 15);
-                ((uint8_t *)to)[group * 16 + k / 2] |= (uint8_t)((int)integer << k % 2 * 4);
+                float integer = nearest((from[k] - middle) / step) + 8;
+                integers[k] = (uint8_t)(integer < 0 ? 0 : integer > 15 ? 15 : integer);
             }
+            for (int k = 0; k < 16; k++) ((uint8_t *)to)[group * 16 + k] = (uint8_t)(integers[2 * k] | integers[2 * k + 1] << 4);
         }
 }
 
-/* Room for a matrix of zeros. */
-static Status make_matrix(Matrix *m, Kind kind, int rows, int columns) {
+/* Bytes of so many weights. */
+static size_t bytes_of(Kind kind, int count) {
     static const size_t bits[] = {32, 16, 8, 4};
-    m->kind = kind, m->rows = rows, m->columns = columns;
+    return (size_t)count * bits[kind] / 8;
+}
+
+/* How many rows lie in memory that is lent: whole blocks of them, for behind the last one there is no padding. */
+static int lent_rows(const Matrix *m) { return m->lent ? m->rows / ROWS * ROWS : 0; }
+
+/* Room for a matrix: padding is zeros, and so are scales and biases; weights are whatever was there before. `lent`, or
+ * NULL: (rows, pitch) weights that stay where they are, for as long as the matrix lives. */
+static Status make_matrix(Matrix *m, Kind kind, int rows, int columns, const void *lent) {
+    m->kind = kind, m->rows = rows, m->columns = columns, m->lent = lent != NULL;
     m->tall = padded(rows, ROWS), m->wide = padded(columns, PAD);
-    m->pitch = (size_t)m->wide * bits[kind] / 8;
+    m->pitch = bytes_of(kind, m->wide);
     m->group_pitch = 2 * (size_t)padded(m->wide / 32, 8);
-    m->weights = zeros((size_t)m->tall * m->pitch);
+    m->own = allocate((size_t)(m->tall - lent_rows(m)) * m->pitch);
+    m->weights = lent ? lent : m->own;
     m->bias = zeros((size_t)m->tall * sizeof(float));
     if (kind == INT8) m->scale = zeros((size_t)m->tall * sizeof(float));
     if (kind == INT4) m->group_scale = zeros((size_t)m->tall * m->group_pitch * sizeof(uint16_t));
-    int all = m->weights && m->bias && (kind != INT8 || m->scale) && (kind != INT4 || m->group_scale);
-    return all ? OK : NO_MEMORY;
+    if (!m->own || !m->bias || (kind == INT8 && !m->scale) || (kind == INT4 && !m->group_scale)) return NO_MEMORY;
+    char *row = m->own, *padding = row + (size_t)(rows - lent_rows(m)) * m->pitch;
+    size_t used = bytes_of(kind, columns);
+    for (; used < m->pitch && row < padding; row += m->pitch) memset(row + used, 0, m->pitch - used);
+    memset(padding, 0, (size_t)(m->tall - rows) * m->pitch);
+    return OK;
+}
+
+/* Keep a row of what is given: floats, or numbers of the matrix's own kind with their scales. */
+static void fill_row(Matrix *m, int row, Kind given, const void *weights, const void *scale, const void *zero) {
+    size_t r = (size_t)row, bytes = bytes_of(given, m->columns), groups = (size_t)m->columns / 32;
+    const void *from = (const char *)weights + r * bytes;
+    char *to = row < lent_rows(m) ? NULL : (char *)m->own + (r - (size_t)lent_rows(m)) * m->pitch;
+    float *row_scale = m->kind == INT8 ? m->scale + r : NULL;
+    uint16_t *group_scale = m->kind == INT4 ? m->group_scale + r * m->group_pitch : NULL;
+    uint16_t *group_zero = m->kind == INT4 ? group_scale + m->group_pitch / 2 : NULL;
+    if (given != m->kind) round_row(m->kind, m->columns, from, to, row_scale, group_scale, group_zero);
+    else if (to) memcpy(to, from, bytes);
+    if (given == INT8) *row_scale = ((const float *)scale)[r];
+    if (given == INT4) memcpy(group_scale, (const uint16_t *)scale + r * groups, groups * 2);
+    if (given == INT4) memcpy(group_zero, (const uint16_t *)zero + r * groups, groups * 2);
+}
+
+/* Copy weights that are lent; where there is no memory for that, they stay where they are. */
+static void move_matrix(Matrix *m) {
+    size_t lent = (size_t)lent_rows(m) * m->pitch, all = (size_t)m->tall * m->pitch;
+    char *own = m->lent ? allocate(all) : NULL;
+    if (!own) return;
+    memcpy(own, m->weights, lent), memcpy(own + lent, m->own, all - lent);
+    free(m->own);
+    m->weights = m->own = own, m->lent = 0;
 }
 
 static void free_matrix(Matrix *m) {
-    free(m->weights), free(m->bias), free(m->scale), free(m->group_scale);
+    free(m->own), free(m->bias), free(m->scale), free(m->group_scale);
     memset(m, 0, sizeof *m);
 }

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from yinggem.engine.library import open_library
 from yinggem.model.activations import ACTIVATIONS
 from yinggem.model.config import ModelConfig
 from yinggem.model.norms import NORMS
+from yinggem.model.weights import GROUP, kind_of_matrix
 
 STORAGES = ("float32", "bfloat16", "int8", "int4")  # in the order of `Kind` in engine.c
-GROUP = 32  # columns of a row of int4 that share a scale
+PAD = 64  # rows of a matrix that are a multiple so long lie in C as they do here
 EMBEDDING, HEAD, QKV, OUTPUT, UP, DOWN = range(6)
 LAST_NORM, ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM = range(5)
 
@@ -47,9 +49,14 @@ def norms_of(config: ModelConfig) -> Iterator[Part]:
 
 
 def put_weights(
-    library: ctypes.CDLL, handle: int, config: ModelConfig, weights: Mapping[str, np.ndarray], storage: str
-) -> None:
-    """Copy all weights into the engine; ValueError or TypeError where one is not what it has to be."""
+    library: ctypes.CDLL, handle: int, config: ModelConfig, weights: Mapping[str, np.ndarray], storage: str, lend: bool
+) -> list[np.ndarray]:
+    """Give all weights to the engine; ValueError or TypeError where one is not what it has to be.
+
+    Returns:
+        Those that it may use where they are, if they are lent.
+    """
+    lent: list[np.ndarray] = []
     for name, which, layer, shape in norms_of(config):
         kept: list[np.ndarray | None] = [_array(weights, f"{name}.weight", shape, np.float32)]
         has_bias = config.bias and NORMS[config.norm].has_bias
@@ -59,7 +66,32 @@ def put_weights(
         kind, given, arrays = _matrix(weights, name, shape, storage, which == HEAD and config.tie_word_embeddings)
         has_bias = config.bias and which != EMBEDDING
         arrays.append(_array(weights, f"{name}.bias", shape[:1], np.float32) if has_bias else None)
-        _check(library.engine_matrix(handle, which, layer, kind, given, *map(_address, arrays)), name)
+        fits = lend and kind == given and shape[1] % PAD == 0
+        _check(library.engine_matrix(handle, which, layer, kind, given, *map(_address, arrays), int(fits)), name)
+        lent += [array for array in arrays[:1] if fits and array is not None]
+    return lent
+
+
+def rounded(name: str, weights: np.ndarray, storage: str) -> dict[str, np.ndarray]:
+    """A matrix (rows, columns) of finite float32 as the engine keeps it: int8, or int4 where its rows are of groups.
+
+    Returns:
+        {NAME.integers (rows, columns) int8, NAME.scale (rows,) float32}, or {NAME.nibbles (rows, columns / 2) uint8,
+        NAME.scale and NAME.zero (rows, columns / GROUP) uint16}: with the bits of what `quantize` makes of it.
+    """
+    library = open_library()
+    assert not isinstance(library, str), library
+    rows, columns = weights.shape
+    weights = _array({name: weights}, name, (rows, columns), np.float32)
+    made: dict[str, np.ndarray]
+    if kind_of_matrix(weights.shape, storage) == "int8":
+        made = {"integers": np.empty((rows, columns), np.int8), "scale": np.empty(rows, np.float32)}
+    else:
+        groups = {end: np.empty((rows, columns // GROUP), np.uint16) for end in ("scale", "zero")}
+        made = {"nibbles": np.empty((rows, columns // 2), np.uint8), **groups}
+    kind, places = STORAGES.index("int4" if "zero" in made else "int8"), [array.ctypes.data for array in made.values()]
+    _check(library.engine_round(kind, rows, columns, weights.ctypes.data, *places, *[None] * (3 - len(places))), name)
+    return {f"{name}.{end}": array for end, array in made.items()}
 
 
 def _matrix(
@@ -83,7 +115,7 @@ def _matrix(
                 get("zero", groups, np.uint16),
             ],
         )
-    kind = "int8" if storage == "int4" and columns % GROUP else storage
+    kind = kind_of_matrix(shape, storage) if storage == "int4" else storage
     return STORAGES.index(kind), 0, [get("weight", shape, np.float32), None, None]
 
 

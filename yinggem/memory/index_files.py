@@ -1,9 +1,7 @@
 """What is made once of a text, in the user's cache: checked when it is opened, limited in size."""
 
-import contextlib
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from yinggem.common.cache_folder import cached_file, default_cache_dir, usable_folder
+from yinggem.common.cache_folder import default_cache_dir, private_file, usable_folder
 from yinggem.memory.index import DISCOUNT_LIMITS, NgramIndex, build_index, longest_ngram
 from yinggem.memory.marks import Marks
 
 MOST_BYTES = 4 << 30  # of all texts together; what was used longest ago goes first
 VERSION = "3"
 MAGIC = b"yinggem-places-3\n"
-KINDS = ("ngrams", "packed", "ids")  # of files
 ALIGNED = 64  # bytes; where an array begins in a file
 Content = TypeVar("Content")
 
@@ -68,17 +65,7 @@ def _cached(
 ) -> Content:
     """A file of the folder of memories, which only its user can read."""
     folder = usable_folder((cache_dir or default_cache_dir()) / "memory")
-    path = folder / name
-
-    def build(file: BinaryIO) -> None:
-        os.chmod(file.name, 0o600)
-        write(file)
-
-    content = cached_file(path, build, read)
-    with contextlib.suppress(OSError):
-        os.utime(path)
-    _limit(folder, path)
-    return content
+    return private_file(folder / name, write, read, MOST_BYTES)
 
 
 def fingerprint(ids: np.ndarray, vocab_size: int) -> str:
@@ -86,21 +73,6 @@ def fingerprint(ids: np.ndarray, vocab_size: int) -> str:
     digest = hashlib.sha256(f"{VERSION} {vocab_size} {ids.dtype.itemsize} ".encode())
     digest.update(np.ascontiguousarray(ids).data)
     return digest.hexdigest()
-
-
-def _limit(folder: Path, newest: Path) -> None:
-    """Remove what was used longest ago until all takes less than MOST_BYTES; `newest` stays."""
-    found = []
-    for path in (path for kind in KINDS for path in folder.glob(f"*.{kind}")):
-        with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime, path.stat().st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total <= MOST_BYTES or path == newest:
-            break
-        with contextlib.suppress(OSError):  # Windows removes no file that is mapped
-            path.unlink()
-            total -= size
 
 
 def write_index(file: BinaryIO, index: NgramIndex) -> None:

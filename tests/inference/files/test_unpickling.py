@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from yinggem.common.errors import UserError
-from yinggem.inference.files.stored_tensors import StoredTensor
+from yinggem.inference.files.stored_tensors import Storage, StoredTensor
 from yinggem.inference.files.unpickling import NotPlainError, PlainUnpickler
 from yinggem.inference.files.verification import read_plain
 
@@ -72,10 +72,10 @@ def test_what_is_read_outlives_the_file_and_changes_no_file(tmp_path):
 
 
 def run(structure: bytes) -> object:
-    def storage(key: str, kind: str, count: int) -> np.ndarray:
+    def storage(key: str, kind: str, code: str, count: int) -> Storage:
         if count > 4:
             raise NotPlainError("too many")
-        return np.zeros(count, kind)
+        return Storage(kind, np.zeros(count, code))
 
     return PlainUnpickler(len(structure), storage).run(pickletools.genops(structure))
 

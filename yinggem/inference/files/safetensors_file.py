@@ -9,7 +9,7 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from yinggem.inference.files.verification import map_file, numbers_in, refusal
 SUFFIX = ".safetensors"
 IDS = "memory.ids"  # the name of a memory's compressed tokens among the tensors
 MAX_HEADER = 1 << 28  # bytes
+ALIGNED = 64  # bytes; where the numbers begin in a file that is mapped to be computed with
 # The format's names of types: torch's, and how numpy reads them. It has no bfloat16: its bits are integers.
 TYPES = {
     "F64": ("float64", "<f8"), "F32": ("float32", "<f4"), "F16": ("float16", "<f2"), "BF16": ("bfloat16", "<i2"),
@@ -61,6 +62,25 @@ def write_safetensors(path: str | Path, content: dict[str, Any]) -> None:
     write_atomically(path, save(tensors, {"format": "pt", "checksum": _checksum(numbers, texts), **texts}))
 
 
+def write_arrays(file: BinaryIO, arrays: dict[str, tuple[str, np.ndarray]], texts: dict[str, str]) -> None:
+    """Write arrays, each with torch's name of its type, in this order and without a gap, and texts: without torch."""
+    numbers = {name: (f"torch.{dtype} {array.shape}", _bytes_of(array)) for name, (dtype, array) in arrays.items()}
+    header: dict[str, Any] = {"__metadata__": {"checksum": _checksum(numbers, texts), **texts}}
+    types, place = {name: short for short, (name, _) in TYPES.items()}, 0
+    for name, (dtype, array) in arrays.items():
+        offsets = [place, place := place + array.nbytes]
+        header[name] = {"dtype": types[dtype], "shape": [*array.shape], "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, values in numbers.values():
+        file.write(values.data)
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def read_safetensors(path: str | Path) -> dict[str, Any]:
     """The inverse of `write_safetensors`, with a `StoredTensor` in the place of each tensor, and without torch.
 
@@ -77,7 +97,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     if "yinggem" not in texts or "checksum" not in metadata:
         raise refusal(path, "was not written by YingGem")
     numbers = {
-        name: (f"torch.{tensor.dtype} {tensor.shape}", tensor.storage.values.view(np.uint8))
+        name: (f"torch.{tensor.dtype} {tensor.shape}", tensor.storage.unread.view(np.uint8))
         for name, tensor in tensors.items()
     }
     try:

@@ -5,7 +5,7 @@ What is refused is refused here, whoever asks: a checkpoint may come from anybod
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from yinggem.common.errors import UserError
+from yinggem.common.verified_files import Files
 from yinggem.inference.files.safetensors_file import is_safetensors, read_safetensors
 from yinggem.inference.files.stored_tensors import StoredTensor
 from yinggem.inference.files.verification import read_plain, refusal
+from yinggem.inference.files.weight_digest import file_at, known_digest
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.config import QUANTIZATIONS, ModelConfig
 from yinggem.model.weights import count_weights, makes_finite_weights, quantized_entries, weight_shapes
@@ -34,6 +36,8 @@ class StoredModel:
         quantization: how the weights are kept, one of QUANTIZATIONS; None: as floats, all of one type.
         weights: under the Transformer's names, with the shapes that `config` says. Their memory is the file's.
         content: all that the checkpoint holds.
+        file: as it was while it was read; None where the model is from somewhere else, or the file changed meanwhile.
+        digest: of the weights, where it is known from before. Then they are compared with their checksums once used.
     """
 
     path: Path
@@ -42,6 +46,8 @@ class StoredModel:
     quantization: str | None
     weights: Mapping[str, StoredTensor]
     content: Mapping[str, Any]
+    file: Files | None = None
+    digest: str | None = None
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -77,7 +83,14 @@ def read_model(path: str | Path) -> StoredModel:
         UserError: the file is missing, damaged, not a YingGem checkpoint, or holds more than plain data; or
             architecture, weights and tokenizer do not belong together.
     """
-    return checked_model(path, read_safetensors(path) if is_safetensors(path) else read_plain(path))
+    file = file_at(path)
+    digest = known_digest(path, file) if file else None
+    content = read_safetensors(path) if is_safetensors(path) else read_plain(path, digest is not None)
+    if file != file_at(path):  # another file has taken its place
+        if digest:
+            return read_model(path)
+        file = None
+    return replace(checked_model(path, content), file=file, digest=digest)
 
 
 def checked_model(path: str | Path, content: Any) -> StoredModel:
@@ -93,8 +106,7 @@ def checked_model(path: str | Path, content: Any) -> StoredModel:
     kept_as = entry.get("quantization")
     if kept_as not in (None, *QUANTIZATIONS):
         raise refusal(path, f"is quantized as {str(kept_as)[:20]!r}, which this version does not know")
-    weights = _plain_weights(path, content["state_dict"], config, kept_as)
-    _check_fit(path, weights, config, kept_as)
+    weights = checked_weights(path, content["state_dict"], config, kept_as)
     return StoredModel(Path(path), config, tokenizer, kept_as, weights, content)
 
 
@@ -107,6 +119,19 @@ def checked_content(path: str | Path, content: Any) -> dict[str, Any]:
         raise refusal(path, f"has format {str(entry.get('format'))[:20]} where this version reads {FORMAT}")
     checked: dict[str, Any] = content
     return checked
+
+
+def checked_weights(
+    path: str | Path, state: dict[Any, Any], config: ModelConfig, kind: str | None
+) -> dict[str, StoredTensor]:
+    """The weights in a state dict, quantized as `kind`: names, types, shapes, and the values of quantized ones.
+
+    Raises:
+        UserError: they are not those of such a model.
+    """
+    weights = _plain_weights(path, state, config, kind)
+    _check_fit(path, weights, config, kind)
+    return weights
 
 
 def _plain_weights(
@@ -144,6 +169,11 @@ def _check_fit(path: str | Path, weights: dict[str, StoredTensor], config: Model
 def engine_weights(stored: StoredModel) -> dict[str, np.ndarray]:
     """The weights as `yinggem.engine` takes them: floats as float32; the bfloat16 of quantized ones as uint16."""
     if stored.quantization:
-        kept = {name: (tensor.bits, tensor.dtype) for name, tensor in stored.weights.items()}
-        return {name: bits.view(np.uint16) if dtype == "bfloat16" else bits for name, (bits, dtype) in kept.items()}
+        return engine_arrays(stored.weights)
     return {name: tensor.numbers().astype(np.float32, copy=False) for name, tensor in stored.weights.items()}
+
+
+def engine_arrays(weights: Mapping[str, StoredTensor]) -> dict[str, np.ndarray]:
+    """Quantized weights as `yinggem.engine` takes them."""
+    kept = {name: (tensor.bits, tensor.dtype) for name, tensor in weights.items()}
+    return {name: bits.view(np.uint16) if dtype == "bfloat16" else bits for name, (bits, dtype) in kept.items()}

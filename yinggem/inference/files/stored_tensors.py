@@ -1,17 +1,32 @@
 """Tensors as a file holds them, for whoever reads one without torch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 
 
-class Storage(NamedTuple):
-    """The numbers of some tensors, as the file holds them."""
+@dataclass(eq=False)
+class Storage:
+    """The numbers of some tensors, as the file holds them.
+
+    Attributes:
+        unread: (N,); bfloat16 as int16. Only size and type of it are certain.
+        check: compares the numbers with their checksum, where that was put off until they are used; else None.
+    """
 
     dtype: str
-    values: np.ndarray  # (N,); bfloat16 as int16
+    unread: np.ndarray
+    check: Callable[[], None] | None = None
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(N,) the numbers; UserError where the file is damaged."""
+        if self.check:
+            self.check()
+        return self.unread
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +50,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Of its numbers."""
-        return math.prod(self.shape) * self.storage.values.itemsize
+        return math.prod(self.shape) * self.storage.unread.itemsize
 
     @property
     def is_contiguous(self) -> bool:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from pickletools import OpcodeInfo
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from yinggem.common.errors import UserError
 from yinggem.inference.files.stored_tensors import Storage, StoredTensor
 
@@ -39,10 +37,10 @@ class PlainUnpickler:
 
     Args:
         size: bytes of the pickle; what it copies may be no more than that.
-        storage: (key, numpy's type, numbers) -> (N,) those of an entry of the file; NotPlainError where it has fewer.
+        storage: (key, torch's type, numpy's, how many) -> an entry's numbers; NotPlainError where it has fewer.
     """
 
-    def __init__(self, size: int, storage: Callable[[str, str, int], np.ndarray]) -> None:
+    def __init__(self, size: int, storage: Callable[[str, str, str, int], Storage]) -> None:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -113,7 +111,7 @@ class PlainUnpickler:
         if word != "storage" or not isinstance(kind, Name) or type(key) is not str or not _is_count(count):
             raise NotPlainError("a storage is not described as one")
         dtype, code = STORAGES[kind.text]
-        self.stack.append(Storage(dtype, self.storage(key, code, count)))
+        self.stack.append(self.storage(key, dtype, code, count))
 
     def call(self, _: None) -> None:
         function, arguments = self.last(2)
@@ -139,7 +137,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Stor
     if not isinstance(storage, Storage) or not sizes or not all(map(_is_count, (offset, *shape, *stride))):
         raise NotPlainError("a tensor is not described as one")
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    if all(shape) and last >= len(storage.values):
+    if all(shape) and last >= len(storage.unread):
         raise NotPlainError("a tensor reaches beyond its storage")
     return StoredTensor(storage, offset, shape, stride)
 

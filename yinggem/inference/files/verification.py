@@ -6,6 +6,7 @@ import pickletools
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from yinggem.common.errors import UserError
+from yinggem.inference.files.stored_tensors import Storage
 from yinggem.inference.files.unpickling import NotPlainError, PlainUnpickler
 
 # What plain data and tensors need. weights_only allows more, such as torch.FloatTensor(10**12), which takes terabytes.
@@ -41,15 +43,18 @@ def verify(path: str | Path) -> None:
             pass
 
 
-def read_plain(path: str | Path) -> Any:
+def read_plain(path: str | Path, known: bool = False) -> Any:
     """What a file of torch.save holds, verified as by `verify`, with a `StoredTensor` in the place of each tensor.
 
     They stay in the file (memory-mapped) until they are copied.
 
+    Args:
+        known: every byte was compared with its checksum before. Those of tensors are compared when they are used.
+
     Raises:
         UserError: as `verify`, or the structure does not describe plain data and tensors that lie in the file.
     """
-    with _verified(path) as archive:
+    with _verified(path, known) as archive:
         operations = _operations(path, archive.structure)
         try:
             return PlainUnpickler(len(archive.structure), archive.storage).run(operations)
@@ -65,7 +70,7 @@ class _Archive:
     """
 
     def __init__(self, path: str | Path, file: BinaryIO, archive: zipfile.ZipFile) -> None:
-        self.file, self.archive = file, archive
+        self.path, self.file, self.archive = path, file, archive
         structure = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
         if len(structure) != 1 or structure[0].file_size > MAX_PICKLE:
             raise refusal(path, "is not a file of torch.save")
@@ -75,24 +80,42 @@ class _Archive:
         is_big = order in archive.namelist() and archive.read(order) == b"big"
         self.order: Literal[">", "<"] = ">" if is_big else "<"
         self.content: np.ndarray | None = None
-        self.storages: dict[tuple[str, str, int], np.ndarray] = {}
+        self.storages: dict[tuple[str, str, str, int], Storage] = {}
+        self.unread: set[str] = set()  # entries that were not compared with their checksums
 
-    def storage(self, key: str, kind: str, count: int) -> np.ndarray:
-        """(count,) numbers of an entry; the memory is the file's, and the same for all tensors."""
-        which = key, kind, count
+    def storage(self, key: str, kind: str, code: str, count: int) -> Storage:
+        """`count` numbers of an entry; the memory is the file's, and the same for all tensors."""
+        which = key, kind, code, count
         if which not in self.storages:
             self.storages[which] = self._storage(*which)
         return self.storages[which]
 
-    def _storage(self, key: str, kind: str, count: int) -> np.ndarray:
-        entry, dtype = self.archive.getinfo(f"{self.folder}data/{key}"), np.dtype(kind).newbyteorder(self.order)
+    def compare_checksums(self, known: bool) -> None:
+        """Of all entries; if the file is known, of all but those of tensors, which are put off."""
+        for entry in self.archive.infolist():
+            if known and entry.filename.startswith(f"{self.folder}data/"):
+                self.unread.add(entry.filename)
+                continue
+            with self.archive.open(entry) as file:
+                while file.read(1 << 20):  # zipfile compares the checksum at the end
+                    pass
+
+    def _storage(self, key: str, kind: str, code: str, count: int) -> Storage:
+        entry, dtype = self.archive.getinfo(f"{self.folder}data/{key}"), np.dtype(code).newbyteorder(self.order)
         if count * dtype.itemsize > entry.file_size:
             raise NotPlainError("a storage has fewer numbers than it declares")
         self.file.seek(entry.header_offset)
         start = entry.header_offset + LOCAL_HEADER.size + sum(LOCAL_HEADER.unpack(self.file.read(LOCAL_HEADER.size)))
         if self.content is None:
             self.content = map_file(self.file)
-        return numbers_in(self.content, start, count, dtype)
+        numbers, content, path = numbers_in(self.content, start, count, dtype), self.content, self.path
+
+        def check() -> None:
+            values = content[start : start + entry.file_size]
+            if len(values) != entry.file_size or zlib.crc32(values.data) != entry.CRC:
+                raise refusal(path, "is damaged or cut short")
+
+        return Storage(kind, numbers, check if entry.filename in self.unread else None)
 
 
 def map_file(file: BinaryIO) -> np.ndarray:
@@ -114,16 +137,18 @@ def numbers_in(content: np.ndarray, start: int, count: int, dtype: np.dtype) -> 
 
 
 @contextmanager
-def _verified(path: str | Path) -> Iterator[_Archive]:
-    """The archive, every byte of it compared with its checksum."""
+def _verified(path: str | Path, known: bool = False) -> Iterator[_Archive]:
+    """The archive, every byte of it compared with its checksum; those of tensors when they are used, if it is known."""
     with _opened(path) as file:
         size, magic = os.fstat(file.fileno()).st_size, file.read(2)
         if magic != b"PK" and not zipfile.is_zipfile(file):
             raise refusal(path, "is empty" if not size else "is not a file of torch.save")
         try:
             with zipfile.ZipFile(file) as archive:
-                _compare_checksums(path, archive, size)
-                yield _Archive(path, file, archive)
+                _check_sizes(path, archive, size)
+                opened = _Archive(path, file, archive)
+                opened.compare_checksums(known)
+                yield opened
         except UserError:
             raise
         except Exception:  # zipfile raises half a dozen kinds on damaged headers
@@ -140,14 +165,10 @@ def _opened(path: str | Path) -> BinaryIO:
         raise UserError(f"Cannot read the checkpoint {path} ({reason}); name a file that train.py wrote.") from None
 
 
-def _compare_checksums(path: str | Path, archive: zipfile.ZipFile, size: int) -> None:
+def _check_sizes(path: str | Path, archive: zipfile.ZipFile, size: int) -> None:
     entries = archive.infolist()
     if sum(entry.file_size for entry in entries) > size or any(entry.compress_type for entry in entries):
         raise refusal(path, "is damaged or claims more than it holds")
-    for entry in entries:
-        with archive.open(entry) as file:
-            while file.read(1 << 20):  # zipfile compares the checksum at the end
-                pass
 
 
 def _operations(path: str | Path, structure: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:

@@ -7,6 +7,7 @@ from glob import glob
 from typing import TYPE_CHECKING, cast
 
 from yinggem.engine.engine import MAX_ROWS, Engine, Storage, engine_refusal
+from yinggem.inference.files.rounded_weights import rounded_weights
 from yinggem.inference.files.stored_model import StoredModel, engine_weights
 from yinggem.inference.generation import Network
 from yinggem.inference.networks.engine_network import EngineNetwork
@@ -19,12 +20,16 @@ LARGE = 30_000_000  # parameters from which an accelerator is worth the seconds 
 DRIVERS = "/dev/nvidia[0-9]*", "/dev/kfd"  # of NVIDIA's and AMD's accelerators
 
 
-def open_network(stored: StoredModel, device: str | None = None, quantization: str | None = None) -> Network:
+def open_network(
+    stored: StoredModel, device: str | None = None, quantization: str | None = None, lend: bool = False
+) -> Network:
     """The model of a checkpoint, ready to generate.
 
     Args:
         device: "cpu", "cuda" ...; None is the fastest there is for a model of this size.
         quantization: "int8" or "int4" for smaller and faster weights; None as they are in the file.
+        lend: the engine may compute with the weights where the file is mapped: it starts sooner, and takes less memory.
+            Not where somebody may write into the file meanwhile; one that is replaced does no harm.
 
     Raises:
         UserError: the device cannot be used; the kind of quantization is unknown, or not the file's; some weights are
@@ -40,7 +45,7 @@ def open_network(stored: StoredModel, device: str | None = None, quantization: s
     refusal = engine_refusal(stored.config)
     if refusal:
         return _torch_network(stored, "cpu", quantization, refusal)
-    return EngineNetwork(stored.config, _engine_maker(stored, quantization))
+    return EngineNetwork(stored.config, _engine_maker(stored, quantization, lend))
 
 
 def has_driver() -> bool:
@@ -56,13 +61,16 @@ def _torch_network(stored: StoredModel, device: str, quantization: str | None, r
     return TorchNetwork(model, reason)
 
 
-def _engine_maker(stored: StoredModel, quantization: str | None) -> Callable[[], Engine]:
+def _engine_maker(stored: StoredModel, quantization: str | None, lend: bool) -> Callable[[], Engine]:
     check_quantization(quantization, stored.quantization)
-    weights = engine_weights(stored)
-    check_finite(weights)
+    if quantization and not stored.quantization:
+        weights, lend = rounded_weights(stored, quantization), True  # files in the cache are replaced, never changed
+    else:
+        weights = engine_weights(stored)
+        check_finite(weights)
     kept_as = "bfloat16" if next(iter(stored.weights.values())).dtype == "bfloat16" else "float32"
     storage = cast(Storage, quantization or stored.quantization or kept_as)
-    return lambda: Engine(stored.config, weights, storage=storage, rows=MAX_ROWS)
+    return lambda: Engine(stored.config, weights, storage=storage, rows=MAX_ROWS, lend=lend)
 
 
 def network_of(model: "Transformer") -> Network:

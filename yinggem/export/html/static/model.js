@@ -114,7 +114,7 @@ export class Model {
     }
     const failed = kind === undefined
       ? this.c.engine_norm(this.engine, which, layer, ...places)
-      : this.c.engine_matrix(this.engine, which, layer, kind, kind, ...places);
+      : this.c.engine_matrix(this.engine, which, layer, kind, kind, ...places, 0);
     places.forEach((place) => this.c.page_release(place));
     if (failed) throw new Error("There is not enough memory for this model.");
   }
