@@ -21,13 +21,7 @@ ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", 
         "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]  # fmt: skip
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty"]
 LARGEST, COUNT = 31, 2000
-SETTINGS = [
-    "experiment=null", "data=text", "data.format=pairs", "tokenizer=bpe", "tokenizer.vocab_size=340",
-    "data.context_length=64", "data.batch_size=32", "data.mask_documents=true", "data.template='{prompt} = '",
-    "model=tiny", "model.hidden_size=96", "model.num_hidden_layers=2", "model.num_attention_heads=4",
-    "model.intermediate_size=256", "model.attention_window=64", "optimizer=muon_short", "baseline=false",
-    "trainer.val_check_interval=300", "trainer.max_time=null", "callbacks.early_stopping.patience=100",
-]  # fmt: skip
+SETTINGS = ["data=text", "data.format=pairs", "trainer.max_time=null"]  # all else is chosen for the text
 
 
 def in_words(number: int) -> str:
@@ -61,7 +55,6 @@ def exact(model: LanguageModel, questions: list[dict[str, str]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("settings", nargs="*", help="more settings of the run")
     options = parser.parse_args()
@@ -71,13 +64,13 @@ def main() -> None:
         path.write_text("".join(json.dumps(pair) + "\n" for pair in made))
         start = time.perf_counter()
         where = [f"data.path={path}", f"outputs={folder}/outputs", f"seed={options.seed}"]
-        run = train([*SETTINGS, *where, f"trainer.max_steps={options.steps}", *options.settings])
+        run = train([*SETTINGS, *where, *options.settings])
         seconds = time.perf_counter() - start
         model = yinggem.load(run.folder, device="cpu")
         held_out = len(made) // 10
         for name, some in (("learnt", made[: -2 * held_out : 9]), ("never seen", made[-held_out:])):
             print(f"{name:11} {exact(model, some):6.1%} of {len(some)} answered exactly")
-        print(f"{options.steps} steps in {seconds:.0f} s")
+        print(f"{run.figures['steps']} steps in {seconds:.0f} s")
 
 
 if __name__ == "__main__":
