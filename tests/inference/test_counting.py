@@ -1,6 +1,7 @@
 """Network, counting and both on the same tokens: each is the sum of its own predictions, none sees what follows."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from yinggem.common.errors import UserError
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.evaluation import evaluate
 from yinggem.memory.index import longest_ngram
-from yinggem.memory.ngram_memory import NgramMemory, window_orders
+from yinggem.memory.mixture import linear
+from yinggem.memory.ngram_memory import NgramMemory, mixed, window_orders
 
 BYTES = np.ones(256, np.uint16)
 
@@ -37,7 +39,9 @@ def test_the_network_has_the_figures_of_its_own_evaluation(model, memory):
 @pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_counting_is_what_naive_counts_say_in_the_same_windows(model, memory, adaptive):
+    """By a gate that believes two of the sources, of which there are naive counts."""
     ids, length = ids_of("Shall I compare the summer's day to thee?\nShall I compare?"), 16
+    memory = replace(memory, scoring=linear(*mixed(256)))
     found = evaluate_with_counting(model, ids, BYTES, length, 2, memory, adaptive)
     longest, nats = longest_ngram(256), 0.0
     for place in range(1, len(ids)):

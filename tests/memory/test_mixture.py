@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from yinggem.common.errors import UserError
-from yinggem.memory.mixture import FIXED, LEAST_TOKENS, Mixture, fixed
+from yinggem.memory.mixture import FIXED, LEAST_TOKENS, Mixture, fixed, linear
+from yinggem.memory.ngram_memory import mixed
 
 
 def predictions(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -91,3 +92,14 @@ def test_plain_data_gives_back_the_mixture_and_anything_else_is_refused():
     for wrong in (None, {}, []):
         with pytest.raises(UserError, match="mixture"):
             Mixture.from_dict(wrong, 7, 3)
+
+
+@pytest.mark.parametrize("vocab_size", [256, 2048])
+def test_a_memory_begins_with_a_gate_that_knows_its_features_and_another_with_the_linear_one(vocab_size):
+    shape = mixed(vocab_size)
+    gate = fixed(*shape)
+    assert gate.parameters["hidden"].shape[0] == shape[0] and gate.parameters["hidden"].any()
+    features = np.random.default_rng(0).uniform(0, 8, (50, shape[0]))
+    assert gate.weights(features).sum(-1) == pytest.approx(1)
+    assert Mixture.from_dict(gate.to_dict(), *shape).to_dict() == gate.to_dict()
+    assert fixed(shape[0] + 1, shape[1]).to_dict() == linear(shape[0] + 1, shape[1]).to_dict()

@@ -1,6 +1,9 @@
 """How much the network, the text's counts and the window's counts are believed: a small gate, fitted to unseen text."""
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ SILENT, HOPEFUL = -30.0, -2.0  # the bias of a source that counts for nothing; w
 BATCH, RATE, STEPS, PASSES = 1024, 0.02, 700, 48  # of the fit: Adam on batches of so many predictions
 PULL = 2.0  # towards the weights it begins with, over the number of predictions: few say little
 LEAST_TOKENS = 1024  # fewer predictions say too little to fit a gate
+GATES = "gates.json"  # beside this file: where a fit begins, made by benchmarks/gates.py
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Mixture:
         draw = np.random.default_rng(0)
         steps = min(STEPS, PASSES * len(features) // BATCH)
         parameters = {name: array.copy() for name, array in self.parameters.items()}
-        parameters["hidden"] = draw.standard_normal(parameters["hidden"].shape) / np.sqrt(len(parameters["hidden"]))
+        if not parameters["hidden"].any():  # all would learn the same
+            parameters["hidden"] = draw.standard_normal(parameters["hidden"].shape) / np.sqrt(len(parameters["hidden"]))
         parameters["out_bias"] = np.maximum(parameters["out_bias"], HOPEFUL)
         begun = self.parameters | {"out_bias": parameters["out_bias"].copy()}
         first, second = ({name: np.zeros_like(array) for name, array in parameters.items()} for _ in range(2))
@@ -97,7 +102,7 @@ class Mixture:
             found = {name: np.array(content[name], np.float64) for name in FIXED.parameters}
         except (KeyError, TypeError, ValueError):
             raise UserError("The mixture of a memory is damaged.") from None
-        for wanted in (fixed(features, sources), FIXED):
+        for wanted in (linear(features, sources), FIXED):
             if all(found[name].shape == array.shape for name, array in wanted.parameters.items()):
                 break
         else:
@@ -108,7 +113,24 @@ class Mixture:
 
 
 def fixed(features: int, sources: int) -> Mixture:
-    """Weights for where nothing was fitted: a linear gate, fitted once to Shakespeare by characters and by tokens.
+    """Weights for where nothing was fitted, and where a fit begins.
+
+    Of the memories that there are, in tokens and in letters, they are gates of GATES, fitted once to the ends of small
+    texts whose beginnings network and counts had seen. Of any other they are linear.
+    """
+    wanted = linear(features, sources)
+    shapes = {name: array.shape for name, array in wanted.parameters.items()}
+    return next((gate for gate in _gates() if {n: a.shape for n, a in gate.parameters.items()} == shapes), wanted)
+
+
+@cache
+def _gates() -> tuple[Mixture, ...]:
+    known = json.loads((Path(__file__).parent / GATES).read_text(encoding="utf-8"))
+    return tuple(Mixture({name: np.array(values) for name, values in gate.items()}) for gate in known)
+
+
+def linear(features: int, sources: int) -> Mixture:
+    """A linear gate, fitted once to Shakespeare by characters and by tokens.
 
     It believes the first of SOURCES, by the first SUMMARY features alone.
     """
@@ -144,4 +166,4 @@ def _first() -> Mixture:
     return Mixture(inner | {"out_bias": np.array([0.5, 0.1, -0.6]), "direct": direct.T})
 
 
-FIXED = _first()  # of SUMMARY features and SOURCES; `fixed` makes it one of more
+FIXED = _first()  # of SUMMARY features and SOURCES; `linear` makes it one of more

@@ -80,7 +80,7 @@ FEW_WORDS = 500  # bytes of text to each different word, at least
 FINETUNED = (
     (10e3, 0.2, (60, 6)),
     (60e3, 0.2, (150, 15)),
-    (250e3, 0.2, (300, 30)),
+    (250e3, 0.1, (300, 30)),
     (1.5e6, 0.1, (1000, 100)),
 )
 
