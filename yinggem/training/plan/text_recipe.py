@@ -76,13 +76,14 @@ WIDE = (
 PAIRS = Row(1.5e6, 512, 0.0, (64, 16), (800, 80))
 FOR_PAIRS = ["data.mask_documents=true", "optimizer=muon_short", "optimizer.weight_decay=0.2", "memory=none"]
 FEW_WORDS = 500  # bytes of text to each different word, at least
-# From the starter, for English: bytes, dropout, steps.
+# From the starter, for English: bytes, steps and those from one validation to the next.
 FINETUNED = (
-    (10e3, 0.2, (60, 6)),
-    (60e3, 0.2, (150, 15)),
-    (250e3, 0.1, (300, 30)),
-    (1.5e6, 0.1, (1000, 100)),
+    (10e3, (60, 6)),
+    (60e3, (150, 15)),
+    (250e3, (300, 30)),
+    (1.5e6, (1000, 100)),
 )
+FINETUNED_DROPOUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def row_words(look: TextLook, typed: Sequence[str]) -> list[str]:
     if reading_of(typed).has_pairs and (look.vocabulary - MIN_VOCABULARY) * FEW_WORDS < look.bytes <= PAIRS.bytes:
         return [word for word in PAIRS.words(look.vocabulary) if word != "memory=ngram"] + FOR_PAIRS
     if look.is_english and not builds_anew(typed):
-        for most, dropout, steps in FINETUNED:
+        for most, steps in FINETUNED:
             if look.bytes <= most:
-                return ["experiment=finetune", *shared(dropout, (128, 8), steps)]
+                return ["experiment=finetune", *shared(FINETUNED_DROPOUT, (128, 8), steps)]
     rows = WIDE if look.bytes_per_character > 1.5 else PLAIN
     return next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), ["memory=ngram"])
 
