@@ -84,6 +84,7 @@ FINETUNED = (
     (1.5e6, (1000, 100)),
 )
 FINETUNED_DROPOUT = 0.1
+SMALL = 250e3  # bytes: a larger text was not seen to be learnt by heart, and its weights do not decay
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def row_words(look: TextLook, typed: Sequence[str]) -> list[str]:
     if look.is_english and not builds_anew(typed):
         for most, steps in FINETUNED:
             if look.bytes <= most:
-                return ["experiment=finetune", *shared(FINETUNED_DROPOUT, (128, 8), steps)]
+                optimizer = [] if most <= SMALL else ["optimizer=muon"]
+                return ["experiment=finetune", *shared(FINETUNED_DROPOUT, (128, 8), steps), *optimizer]
     rows = WIDE if look.bytes_per_character > 1.5 else PLAIN
     return next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), ["memory=ngram"])
 
