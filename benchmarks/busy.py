@@ -17,7 +17,7 @@ import time
 import numpy as np
 import torch
 from llama import CONFIG, random_weights
-from machine import print_limits
+from machine import measure_apart, print_limits
 
 from yinggem.common.processors import quota_cores
 from yinggem.engine.engine import Engine
@@ -52,12 +52,6 @@ def measure(who: str, threads: int, tokens: int) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def measure_apart(*words: str) -> float:
-    """The same in a fresh process."""
-    command = [sys.executable, __file__, "--one", *words]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,7 +73,7 @@ def main() -> None:
                     subprocess.Popen([sys.executable, "-c", LOOP], start_new_session=True) for _ in range(2 * busy)
                 ]
                 try:
-                    rate = measure_apart(who, str(threads), str(options.tokens))
+                    rate = measure_apart(__file__, who, threads, options.tokens)
                 finally:
                     for loop in loops:
                         loop.kill()

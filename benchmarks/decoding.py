@@ -11,14 +11,12 @@ goes: parts of a step, each measured alone, so what they do to each other's cach
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from machine import median_seconds, print_limits, read_gbps
+from machine import measure_apart, median_seconds, print_limits, read_gbps
 from torch import Tensor
 
 from yinggem.inference.filters import History, choose
@@ -115,13 +113,6 @@ def measure(name: str, batch: int, prompt: int, tokens: int) -> list[float]:
     return measure_yinggem(batch, prompt, tokens, DEFAULT if name == "sampled" else GREEDY)
 
 
-def measure_apart(name: str, batch: int, prompt: int, tokens: int) -> list[float]:
-    """The same in a fresh process."""
-    command = [sys.executable, __file__, "--one", name, str(batch), str(prompt), str(tokens)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(out.splitlines()[-1])
-
-
 def seconds_per_token(times: list[float], first: int = 1, last: int | None = None) -> float:
     """Median time between tokens, the prompt's share left out."""
     gaps = [after - before for before, after in zip(times[first:], times[first + 1 :], strict=False)]
@@ -159,7 +150,7 @@ def print_decoding(tokens: int, rounds: int) -> None:
     for _ in range(rounds):
         for name, batch in contenders:
             before = read_gbps()
-            rate = batch / seconds_per_token(measure_apart(name, batch, PROMPT, tokens))
+            rate = batch / seconds_per_token(measure_apart(__file__, name, batch, PROMPT, tokens))
             limit = (before + read_gbps()) / 2 * 1e9 / WEIGHT_BYTES
             measured[name, batch].append((rate, rate / limit))
     print(f"\nweights that multiply: {WEIGHT_BYTES / 1e6:.0f} MB\n{'decoding':32}{'tokens/s':>10}{'of read limit':>15}")
@@ -213,7 +204,7 @@ def print_prefill(length: int = 4096) -> None:
     """Time until the first token after a long prompt."""
     seconds = {}
     for name in ("greedy", *PEERS):
-        times = measure_apart(name, 1, length, 2)
+        times = measure_apart(__file__, name, 1, length, 2)
         seconds[name] = times[1] - times[0]
     peer = min(seconds[name] for name in PEERS)
     print(f"\nprefill of {length}: yinggem {seconds['greedy']:.2f} s, transformers {peer:.2f} s,", end=" ")
@@ -222,7 +213,7 @@ def print_prefill(length: int = 4096) -> None:
 
 def print_long(tokens: int = 20_000) -> None:
     """Time per token early, once the window is full, and at the end."""
-    times = measure_apart("sampled", 1, 1, tokens)
+    times = measure_apart(__file__, "sampled", 1, 1, tokens)
     print(f"\n{'position':>10}{'ms per token':>14}")
     for start in (64, CONFIG.attention_window or 0, 5_000, 10_000, tokens - 1000):
         print(f"{start:10}{1000 * seconds_per_token(times, start, 1000):14.2f}")

@@ -11,14 +11,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from machine import print_limits, read_gbps
+from machine import measure_apart, print_limits, read_gbps
 
 from yinggem.common.processors import quota_cores
 from yinggem.engine.engine import Engine
@@ -109,12 +107,6 @@ def engine_writer(
     return seconds
 
 
-def measure_apart(*words: str) -> float:
-    """The same in a fresh process."""
-    command = [sys.executable, __file__, "--one", *words]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-
-
 def contenders(shape: str) -> list[tuple[str, str, str]]:
     """(who, storage, sampling)."""
     kinds = ["float32", "int8", "int4"]
@@ -134,7 +126,7 @@ def print_table(shape: str, rounds: int, threads: int) -> None:
     for _ in range(rounds):
         for one, rates in measured.items():
             before = read_gbps()
-            rates.append(measure_apart(shape, *one, str(threads)))
+            rates.append(measure_apart(__file__, shape, *one, str(threads)))
             limit = (before + read_gbps()) / 2 * 1e9 / (weights * BYTES[one[1]])
             shares[one].append(rates[-1] / limit)
     print(f"\n{shape} on {threads} threads{'':20}{'tokens/s':>10}{'x torch float32':>17}{'of read limit':>15}")

@@ -14,15 +14,13 @@ import ctypes
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import print_limits, read_gbps
+from machine import measure_apart, print_limits, read_gbps
 
 from yinggem.common.processors import quota_cores
 from yinggem.engine.engine import Engine
@@ -189,12 +187,6 @@ def measure(contender: Ours | Theirs, part: str) -> float:
     return rows / statistics.median(times)
 
 
-def measure_apart(*words: str) -> float:
-    """The same in a fresh process."""
-    command = [sys.executable, __file__, "--one", *words]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -230,7 +222,7 @@ def print_table(files: dict[str, Path], parts: list[str], rounds: int, threads: 
             for kind, path in files.items():
                 limits[kind].append(read_gbps() * 1e9 / (weights * BYTES[kind]))
                 for who in ("ours", str(path)):
-                    rate = measure_apart(who, part, kind, threads)
+                    rate = measure_apart(__file__, who, part, kind, threads)
                     rates.setdefault((part, kind, "ours" if who == "ours" else "theirs"), []).append(rate)
     print(f"\n{'':20}{'ours':>10}{'llama.cpp':>12}{'ratio':>8}{'aim':>6}{'ours, of the read limit':>26}")
     for part in parts:

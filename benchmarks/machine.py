@@ -1,8 +1,12 @@
 """What this machine can do at most: every other table here is read against these two figures."""
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,6 +22,12 @@ def median_seconds(function: Callable[[], object], repeats: int = 7) -> float:
         function()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def measure_apart(script: str, *words: object) -> Any:
+    """What `script --one WORDS` prints last, as JSON, in a fresh process."""
+    command = [sys.executable, script, "--one", *map(str, words)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 def matmul_gflops(size: int = 2048, device: str = "cpu") -> float:

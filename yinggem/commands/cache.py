@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from yinggem.common.cache_folder import default_cache_dir
+from yinggem.common.cache_folder import PRIVATE, default_cache_dir
 from yinggem.common.command_line import Parser
 
 # What files are for, the folder below the cache's that they are in, and their names. All of them are made again when
 # they are needed. Others are left alone: the folder may be one that a person chose.
 KINDS = {
     "texts": ("texts as ids, and their tokenizers", ".", r"[0-9a-f]{32}\..*|tinyshakespeare\.txt"),
-    "memory": ("what counting knows of training texts", "memory", r"[0-9a-f]{64}\.[a-z]+"),
-    "weights": ("weights rounded to 8 or 4 bits at first use", "weights", r"[0-9a-f]{64}\.[a-z]+"),
+    "memory": ("what counting knows of training texts", "memory", PRIVATE.pattern),
+    "weights": ("weights rounded to 8 or 4 bits at first use", "weights", PRIVATE.pattern),
     "shards": ("shards that came over the network", "streaming", r".+"),
 }
 KEPT = ".lock", ".partial"  # somebody may be waiting for them, or writing them

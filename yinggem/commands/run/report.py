@@ -233,9 +233,8 @@ def generate_command(checkpoint: Path, data: TextDataModule) -> str:
     if not found:  # outputs= is elsewhere, or another run was started meanwhile
         words += ["--checkpoint", shortest_path(checkpoint)]
     assert data.split is not None
-    opening = opening_of(
-        (data.split.train if len(data.split.train) else data.split.val)[:OPENING_TOKENS], data.tokenizer
-    )
+    ids = data.split.train if len(data.split.train) else data.split.val
+    opening = opening_of(ids[:OPENING_TOKENS], data.tokenizer)
     return f"{shlex.join(words)} --prompt {shlex.quote(opening)}" if opening else shlex.join(words)
 
 

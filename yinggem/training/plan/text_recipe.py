@@ -54,7 +54,6 @@ def shared(dropout: float, shape: tuple[int, int], steps: tuple[int, int]) -> li
         "data.eval_batch_size=16",
         f"trainer.max_steps={steps[0]}",
         f"trainer.val_check_interval={steps[1]}",
-        "memory=ngram",
     ]
 
 
@@ -75,6 +74,7 @@ WIDE = (
 # Of pairs in few words, as sums in words are: every pair is a sequence of its own, and counting knows no new answer.
 PAIRS = Row(1.5e6, 512, 0.0, (64, 16), (800, 80))
 FOR_PAIRS = ["data.mask_documents=true", "optimizer=muon_short", "optimizer.weight_decay=0.2", "memory=none"]
+MEMORY = "memory=ngram"
 FEW_WORDS = 500  # bytes of text to each different word, at least
 # From the starter, for English: bytes, steps and those from one validation to the next.
 FINETUNED = (
@@ -137,14 +137,14 @@ def choice_for(look: TextLook, typed: Sequence[str]) -> Choice:
 def row_words(look: TextLook, typed: Sequence[str]) -> list[str]:
     """All words of the row; none for a text that is as large as that of the quickstart, whose recipe suits it."""
     if reading_of(typed).has_pairs and (look.vocabulary - MIN_VOCABULARY) * FEW_WORDS < look.bytes <= PAIRS.bytes:
-        return [word for word in PAIRS.words(look.vocabulary) if word != "memory=ngram"] + FOR_PAIRS
+        return [*PAIRS.words(look.vocabulary), *FOR_PAIRS]
     if look.is_english and not builds_anew(typed):
         for most, steps in FINETUNED:
             if look.bytes <= most:
                 optimizer = [] if most <= SMALL else ["optimizer=muon"]
-                return ["experiment=finetune", *shared(FINETUNED_DROPOUT, (128, 8), steps), *optimizer]
+                return ["experiment=finetune", *shared(FINETUNED_DROPOUT, (128, 8), steps), *optimizer, MEMORY]
     rows = WIDE if look.bytes_per_character > 1.5 else PLAIN
-    return next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), ["memory=ngram"])
+    return [*next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), []), MEMORY]
 
 
 def builds_anew(typed: Sequence[str]) -> bool:
