@@ -57,8 +57,9 @@ def engine_of(model: Transformer, **options) -> Engine:
 def configs(draw) -> ModelConfig:
     """Every option, at sizes that fit no vector."""
     heads, size = draw(st.integers(1, 4)), 2 * draw(st.integers(1, 20))
+    vocab = draw(st.integers(1, 150))
     return ModelConfig(
-        vocab_size=draw(st.integers(1, 150)),
+        vocab_size=vocab,
         hidden_size=heads * size,
         num_hidden_layers=draw(st.integers(1, 3)),
         num_attention_heads=heads,
@@ -69,7 +70,9 @@ def configs(draw) -> ModelConfig:
         rms_norm_eps=draw(st.sampled_from([1e-6, 1e-3])),
         bias=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
+        head_bias=draw(st.sampled_from([None, False, True])),
         tie_word_embeddings=draw(st.booleans()),
+        document_end=draw(st.sampled_from([None, None, 0, vocab // 2])),
         activation=draw(st.sampled_from(module.ACTIVATIONS)),
         norm=draw(st.sampled_from(module.NORMS)),
         initializer_range=0.15,
@@ -106,6 +109,26 @@ def test_logits_are_the_model_s_past_three_windows_however_the_text_is_read(conf
     assert (beside == whole).all()  # to the bit: in blocks, step by step, beside another text
     nats = -expected.log_softmax(-1)[:-1].gather(1, ids[1:, None])[:, 0].numpy()
     assert np.abs(engine.score(ids.numpy()) - nats).max() < 1e-4
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_a_token_sees_nothing_of_the_documents_before_its_own(window):
+    config = replace(SMALL, attention_window=window, document_end=9, head_bias=False)
+    model = make_model(config)
+    ids = torch.randint(10, 70, (120,))
+    ids[[0, 30, 31, 90]] = 9
+    expected = model(ids[None])[0]
+    engine = engine_of(model, rows=2)
+    for at in range(1, len(ids)):
+        logits = engine.step([0], ids[at : at + 1].tolist())[0] if at > 1 else engine.read(0, ids[:2].numpy())
+        assert np.abs(logits - expected[at].numpy()).max() < 1e-4
+    engine.copy(0, 1)
+    copied, own = engine.step([1, 0], [3, 3])
+    assert (copied == own).all()
+    ids[:30] = torch.randint(10, 70, (30,))
+    engine.reset(1)
+    assert (engine.read(1, ids[:91].numpy()) == engine_of(model).read(0, ids[:91].numpy())).all()
+    assert np.abs(engine.read(1, ids[91:].numpy()) - expected[-1].numpy()).max() < 1e-4
 
 
 def torch_text(

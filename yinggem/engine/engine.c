@@ -31,7 +31,7 @@
 #endif
 
 enum {
-    VERSION = 4,   /* of the functions at the end: the Python side refuses another */
+    VERSION = 5,   /* of the functions at the end: the Python side refuses another */
     PAD = 64,      /* every vector is zeros up to a multiple of so many numbers */
     ROWS = 8,      /* and every matrix has a multiple of so many rows */
     BLOCK = 64,    /* tokens that are computed at once */
@@ -48,6 +48,7 @@ typedef enum { OK, NO_MEMORY, BAD_ARGUMENT, NOT_FINITE } Status;
 typedef struct { /* as ModelConfig */
     int32_t vocab, hidden, layers, heads, kv_heads, inner, window; /* window 0: every earlier key */
     int32_t activation, layer_norm, qk_norm;
+    int32_t document_end; /* the id behind which a token sees no key before it; -1: none */
     float eps;
 } Shape;
 
@@ -161,13 +162,14 @@ typedef struct {
 
 typedef struct { /* a text */
     int64_t length;  /* positions computed */
+    int64_t begins;  /* the first position of the document that the text is in */
     int64_t slots;   /* positions there is room for; the key of position p is in slot p % slots */
     int32_t pending; /* the last token drawn, which is not computed yet; -1: none */
     float *cache;    /* keys, then values: (layers, kv_heads, slots + ROWS, pitch) */
     float *logits;   /* of the token after the last */
 } Row;
 
-typedef struct { int32_t row, id; int64_t position; } Token;
+typedef struct { int32_t row, id; int64_t position, begins; } Token; /* begins: of its document */
 
 typedef struct Engine Engine;
 typedef void Job(Engine *, int chunk, int thread);
@@ -314,13 +316,15 @@ static void turn_and_keep(Engine *e, int number, int thread) {
     }
 }
 
-/* The query heads that share a key head look at the last `window` keys, which stand in one or two stretches of the ring. */
+/* The query heads that share a key head look at the last `window` keys of the document, which stand in one or two stretches
+ * of the ring. */
 static void attend(Engine *e, int chunk, int thread) {
     const Shape *s = &e->shape;
     int number = chunk / s->kv_heads, head = chunk % s->kv_heads, group = s->heads / s->kv_heads;
     const Token *token = e->tokens + number;
     const Row *row = e->rows + token->row;
     int64_t first = s->window && token->position >= s->window ? token->position - s->window + 1 : 0;
+    first = first > token->begins ? first : token->begins;
     int64_t count = token->position - first + 1, from = first % row->slots;
     int64_t whole = count < row->slots - from ? count : row->slots - from;
     Stretch stretches[2] = {{from, whole}, {0, count - whole}};
@@ -461,11 +465,18 @@ static void compute_logits(Engine *e, int from, int n) {
         for (int id = 0; id < head->rows; id++) e->logits[(size_t)i * e->logit_stride + (size_t)id] += e->head.bias[id];
 }
 
+/* The token of the step that continues a text: the end of a document is seen as the beginning of the next. */
+static void put_token(Engine *e, int number, int row, int32_t id, int64_t position) {
+    Row *text = e->rows + row;
+    if (id == e->shape.document_end) text->begins = position;
+    e->tokens[number] = (Token){row, id, position, text->begins};
+}
+
 /* Continue a text by n <= BLOCK ids. */
 static Status read_block(Engine *e, int row, const int32_t *ids, int n) {
     Status status = reserve(e, e->rows + row, n);
     if (status) return status;
-    for (int i = 0; i < n; i++) e->tokens[i] = (Token){row, ids[i], e->rows[row].length + i};
+    for (int i = 0; i < n; i++) put_token(e, i, row, ids[i], e->rows[row].length + i);
     compute(e, n);
     return OK;
 }
@@ -622,7 +633,7 @@ static void publish(Engine *e, int row, int number) {
 
 int engine_reset(Engine *e, int row) {
     if (bad_row(e, row)) return BAD_ARGUMENT;
-    e->rows[row].length = 0, e->rows[row].pending = -1;
+    e->rows[row].length = e->rows[row].begins = 0, e->rows[row].pending = -1;
     return OK;
 }
 
@@ -666,7 +677,7 @@ int engine_step(Engine *e, const int32_t *rows, const int32_t *ids, int n, float
         if (!status) status = reserve(e, e->rows + rows[i], 1);
         if (status) return (int)status;
     }
-    for (int i = 0; i < n; i++) e->tokens[i] = (Token){rows[i], ids[i], e->rows[rows[i]].length};
+    for (int i = 0; i < n; i++) put_token(e, i, rows[i], ids[i], e->rows[rows[i]].length);
     compute(e, n);
     compute_logits(e, 0, n);
     size_t vocab = (size_t)e->shape.vocab;
@@ -692,7 +703,7 @@ int engine_copy(Engine *e, int source, int target) {
     }
     if (from->cache) memcpy(to->cache, from->cache, size);
     memcpy(to->logits, from->logits, (size_t)e->shape.vocab * sizeof(float));
-    to->length = from->length, to->pending = from->pending;
+    to->length = from->length, to->begins = from->begins, to->pending = from->pending;
     return OK;
 }
 

@@ -29,6 +29,7 @@ OPTIONS = {
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("intermediate_size", "attention_window", "rope_theta", "rms_norm_eps", "bias", "qk_norm"),
     *("tie_word_embeddings", "dropout", "attention_dropout", "initializer_range", "activation", "norm"),
+    *("head_bias", "document_end"),
 }
 SETTINGS = {
     *("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "repetition_window"),
@@ -246,5 +247,6 @@ def _shape_of(config: ModelConfig) -> Shape:
     return Shape(
         config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads,
         config.key_value_heads, config.intermediate_size, config.attention_window or 0,
-        ACTIVATIONS.index(config.activation), NORMS.index(config.norm), config.qk_norm, config.rms_norm_eps,
+        ACTIVATIONS.index(config.activation), NORMS.index(config.norm), config.qk_norm,
+        -1 if config.document_end is None else config.document_end, config.rms_norm_eps,
     )  # fmt: skip

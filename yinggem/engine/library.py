@@ -11,7 +11,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
-VERSION = 4  # of its functions, as in engine.c
+VERSION = 5  # of its functions, as in engine.c
 KERNELS = "YINGGEM_ENGINE_KERNELS"  # forces the kernels of one instruction set
 LIBRARY = "YINGGEM_ENGINE_LIBRARY"  # another build of engine.c, such as one with sanitizers
 
@@ -25,7 +25,7 @@ class Shape(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("vocab", "hidden", "layers", "heads", "kv_heads", "inner", "window")),
-        *((name, ctypes.c_int32) for name in ("activation", "layer_norm", "qk_norm")),
+        *((name, ctypes.c_int32) for name in ("activation", "layer_norm", "qk_norm", "document_end")),
         ("eps", ctypes.c_float),
     ]
 

@@ -13,8 +13,9 @@ void *page_allocate(size_t size) { return malloc(size ? size : 1); }
 void page_release(void *memory) { free(memory); }
 
 Engine *page_open(int vocab, int hidden, int layers, int heads, int kv_heads, int inner, int window, int activation,
-                  int layer_norm, int qk_norm, float eps, const float *frequencies) {
-    Shape shape = {vocab, hidden, layers, heads, kv_heads, inner, window, activation, layer_norm, qk_norm, eps};
+                  int layer_norm, int qk_norm, int document_end, float eps, const float *frequencies) {
+    Shape shape = {vocab, hidden, layers, heads, kv_heads, inner, window, activation, layer_norm, qk_norm,
+                   document_end, eps};
     return engine_new(&shape, frequencies, TEXTS, 1, "");
 }
 

@@ -64,7 +64,7 @@ def put_weights(
         _check(library.engine_norm(handle, which, layer, *map(_address, kept)), name)
     for name, which, layer, shape in matrices_of(config):
         kind, given, arrays = _matrix(weights, name, shape, storage, which == HEAD and config.tie_word_embeddings)
-        has_bias = config.bias and which != EMBEDDING
+        has_bias = config.head_has_bias if which == HEAD else config.bias and which != EMBEDDING
         arrays.append(_array(weights, f"{name}.bias", shape[:1], np.float32) if has_bias else None)
         fits = lend and kind == given and shape[1] % PAD == 0
         _check(library.engine_matrix(handle, which, layer, kind, given, *map(_address, arrays), int(fits)), name)

@@ -130,7 +130,7 @@ def _shape(config: ModelConfig) -> list[float]:
     sizes = [config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads]
     sizes += [config.key_value_heads, config.intermediate_size, config.attention_window or 0]
     kinds = [ACTIVATIONS.index(config.activation), NORMS.index(config.norm), int(config.qk_norm)]
-    return [*sizes, *kinds, config.rms_norm_eps]
+    return [*sizes, *kinds, -1 if config.document_end is None else config.document_end, config.rms_norm_eps]
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
