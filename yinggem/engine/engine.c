@@ -6,8 +6,9 @@
  *                    norm -> up -> activation -> down ] for every layer -> norm -> head -> filters -> draw
  *
  * The loops that take the time are in kernels.h, once for every instruction set; threads.h shares them out, matrices.h
- * rounds weights, sampling.h draws, memory.h counts beside the network. Python calls the functions at the end
- * (yinggem/engine/engine.py), and checks there what it hands over; ids and row numbers are checked here once more.
+ * takes weights in, lifetime.h makes and frees an engine, sampling.h draws, memory.h counts beside the network. Python
+ * calls the functions at the end (yinggem/engine/engine.py), and checks there what it hands over; ids and row numbers are
+ * checked here once more.
  *
  * Decoding one text is limited by reading the weights from memory, so they are kept as small as wanted (8 or 4 bits), in
  * huge pages, and read once for all texts that are decoded side by side. A prompt is read in blocks, as if its tokens
@@ -148,6 +149,8 @@ static void *zeros(size_t size) {
     return memory ? memset(memory, 0, size) : NULL;
 }
 
+static float *floats(size_t n) { return zeros((n + PAD) * sizeof(float)); }
+
 static int padded(int size, int to) { return (size + to - 1) / to * to; }
 
 #include "sampling.h"
@@ -222,6 +225,7 @@ struct Engine {
 
 #include "threads.h"
 #include "matrices.h"
+#include "lifetime.h"
 
 /* ---- 1. The embedding: a row of its matrix ---------------------------------------------------------------------- */
 
@@ -490,127 +494,6 @@ int engine_version(void) { return VERSION; }
 const char *engine_kernels(const char *name) {
     const Kernels *found = find_kernels(name);
     return found ? found->name : NULL;
-}
-
-void engine_free(Engine *e) {
-    if (!e) return;
-    pthread_mutex_lock(&e->mutex);
-    atomic_store(&e->quit, 1);
-    pthread_cond_broadcast(&e->work);
-    pthread_mutex_unlock(&e->mutex);
-    for (int i = 1; i < e->started; i++) pthread_join(e->workers[i], NULL);
-    pthread_mutex_destroy(&e->mutex), pthread_cond_destroy(&e->work), pthread_cond_destroy(&e->finished);
-    for (int i = 0; e->layers && i < e->shape.layers; i++) {
-        Layer *layer = e->layers + i;
-        Matrix *matrices[] = {&layer->qkv, &layer->output, &layer->up, &layer->down};
-        Norm *norms[] = {&layer->attention_norm, &layer->query_norm, &layer->key_norm, &layer->mlp_norm};
-        for (int j = 0; j < 4; j++) free_matrix(matrices[j]), free(norms[j]->weight), free(norms[j]->bias);
-    }
-    for (int i = 0; e->rows && i < e->row_count; i++) free(e->rows[i].cache), free(e->rows[i].logits);
-    for (int i = 0; i < MAX_THREADS; i++) free(e->scores[i]);
-    void *rest[] = {e->norm.weight, e->norm.bias, e->layers, e->rows, e->frequencies, e->tokens, e->x, e->queries,
-                    e->attended, e->wide, e->cosine, e->sine, e->logits, e->input.numbers, e->input.bytes, e->input.scale,
-                    e->input.group_sums, e->input.total};
-    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) free(rest[i]);
-    free_matrix(&e->embedding), free_matrix(&e->head), free_choice(&e->choice);
-    free(e);
-}
-
-static float *floats(size_t n) { return zeros((n + PAD) * sizeof(float)); }
-
-/* Room for everything that does not depend on how weights are kept; false where there is none. */
-static int make_room(Engine *e) {
-    const Shape *s = &e->shape;
-    int qkv = (s->heads + 2 * s->kv_heads) * e->head_size, up = (s->activation == RELU2 ? 1 : 2) * s->inner;
-    int widest = qkv > up ? qkv : up, longest = s->hidden > s->inner ? s->hidden : s->inner;
-    size_t vocab = (size_t)padded(s->vocab, PAD);
-    e->wide_stride = (size_t)padded(widest > s->hidden ? widest : s->hidden, PAD);
-    e->x_stride = (size_t)padded(s->hidden, PAD), e->head_stride = (size_t)(s->heads * e->pitch), e->logit_stride = vocab;
-    Input *in = &e->input;
-    in->stride = (size_t)padded(longest, PAD), in->group_stride = (size_t)padded((int)in->stride / 32, 8);
-    int all = (e->layers = zeros((size_t)s->layers * sizeof(Layer))) && (e->tokens = zeros(BLOCK * sizeof(Token)));
-    all = all && (e->x = floats(BLOCK * e->x_stride)) && (e->wide = floats(BLOCK * e->wide_stride));
-    all = all && (e->queries = floats(BLOCK * e->head_stride)) && (e->attended = floats(BLOCK * e->head_stride));
-    all = all && (e->cosine = floats(BLOCK * (size_t)e->head_size)) && (e->sine = floats(BLOCK * (size_t)e->head_size));
-    all = all && (in->numbers = floats(BLOCK * in->stride)) && (in->bytes = zeros(BLOCK * in->stride));
-    all = all && (in->scale = floats(BLOCK)) && (in->total = zeros(BLOCK * sizeof(int32_t)));
-    all = all && (in->group_sums = floats(BLOCK * in->group_stride)) && (e->logits = floats(BLOCK * vocab));
-    all = all && make_choice(&e->choice, e->kernels, s->vocab) && (e->frequencies = floats((size_t)e->head_size));
-    for (int i = 0; all && i < e->row_count; i++) all = (e->rows[i].logits = floats(vocab)) != NULL;
-    return all;
-}
-
-/* A new engine without weights, or NULL: there is no memory, or no such kernels. frequencies: (head size / 2). */
-Engine *engine_new(const Shape *shape, const float *frequencies, int rows, int threads, const char *kernels) {
-    Engine *e = zeros(sizeof *e);
-    if (!e) return NULL;
-    e->shape = *shape, e->kernels = find_kernels(kernels), e->row_count = rows;
-    e->head_size = shape->hidden / shape->heads, e->pitch = padded(e->head_size, 16);
-    e->threads = threads < MAX_THREADS ? threads : MAX_THREADS, e->started = 1;
-    pthread_mutex_init(&e->mutex, NULL), pthread_cond_init(&e->work, NULL), pthread_cond_init(&e->finished, NULL);
-    atomic_store(&e->next_thread, 1);
-    e->rows = zeros((size_t)rows * sizeof(Row));
-    if (!e->kernels || !e->rows || !make_room(e)) return engine_free(e), NULL;
-    memcpy(e->frequencies, frequencies, (size_t)(e->head_size / 2) * sizeof(float));
-    for (int i = 0; i < rows; i++) e->rows[i].pending = -1;
-    while (e->started < e->threads && !pthread_create(e->workers + e->started, NULL, work, e)) e->started++;
-    e->threads = e->started; /* fewer where the system has no more */
-    return e;
-}
-
-enum { EMBEDDING, HEAD, QKV, OUTPUT, UP, DOWN };                          /* which matrix, */
-enum { LAST_NORM, ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM };       /* which norm: as in engine.py */
-
-/* A matrix, kept as `kind`, of floats (given FLOAT32) or of numbers of that kind with their scales. Weights may be NULL for
- * a tied head, which has a bias alone; the bias may be NULL. All are copied, but where the caller will `lend` the weights
- * until the engine is freed: those that lie as they would here stay where they are. */
-int engine_matrix(Engine *e, int which, int layer, int kind, int given, const void *weights, const void *scale,
-                  const void *zero, const float *bias, int lend) {
-    const Shape *s = &e->shape;
-    int qkv = (s->heads + 2 * s->kv_heads) * e->head_size, up = (s->activation == RELU2 ? 1 : 2) * s->inner;
-    if (which < EMBEDDING || which > DOWN || layer < 0 || layer >= s->layers) return BAD_ARGUMENT;
-    if (kind < FLOAT32 || kind > INT4 || (given != FLOAT32 && given != kind)) return BAD_ARGUMENT;
-    Layer *l = e->layers + layer;
-    Matrix *m = (Matrix *[]){&e->embedding, &e->head, &l->qkv, &l->output, &l->up, &l->down}[which];
-    const int sizes[][2] = {{s->vocab, s->hidden}, {s->vocab, s->hidden}, {qkv, s->hidden}, {s->hidden, s->hidden},
-                            {up, s->hidden}, {s->hidden, s->inner}};
-    int rows = sizes[which][0], columns = sizes[which][1];
-    if (kind == INT4 && columns % 32) return BAD_ARGUMENT;
-    free_matrix(m);
-    if (which == HEAD && !weights) {
-        e->tied = 1;
-        m->bias = floats((size_t)padded(rows, ROWS));
-    } else if (make_matrix(m, (Kind)kind, rows, columns, lend && given == kind && columns % PAD == 0 ? weights : NULL)) return NO_MEMORY;
-    if (!m->bias) return NO_MEMORY;
-    if (bias) memcpy(m->bias, bias, (size_t)rows * sizeof(float));
-    if (which == HEAD && !weights) return OK;
-    for (int row = 0; row < rows; row++) fill_row(m, row, (Kind)given, weights, scale, zero);
-    return OK;
-}
-
-/* Round (rows, columns) floats to the kind INT8, with a scale (rows) of floats, or to INT4, with scale and zero of
- * bfloat16 (rows, columns / 32): as engine_matrix does, and as it takes them. */
-int engine_round(int kind, int rows, int columns, const float *from, void *to, void *scale, void *zero) {
-    if (rows < 0 || columns < 1 || (kind != INT8 && (kind != INT4 || columns % 32))) return BAD_ARGUMENT;
-    size_t bytes = bytes_of((Kind)kind, columns), groups = kind == INT4 ? (size_t)columns / 32 : 0;
-    for (size_t row = 0; row < (size_t)rows; row++, from += columns) {
-        uint16_t *group_scale = groups ? (uint16_t *)scale + row * groups : NULL, *group_zero = groups ? (uint16_t *)zero + row * groups : NULL;
-        round_row((Kind)kind, columns, from, (char *)to + row * bytes, groups ? NULL : (float *)scale + row, group_scale, group_zero);
-    }
-    return OK;
-}
-
-int engine_norm(Engine *e, int which, int layer, const float *weight, const float *bias) {
-    if (which < LAST_NORM || which > KEY_NORM || layer < 0 || layer >= e->shape.layers) return BAD_ARGUMENT;
-    Layer *l = e->layers + layer;
-    Norm *norm = (Norm *[]){&e->norm, &l->attention_norm, &l->mlp_norm, &l->query_norm, &l->key_norm}[which];
-    size_t n = (size_t)(which >= QUERY_NORM ? e->head_size : e->shape.hidden);
-    free(norm->weight), free(norm->bias);
-    norm->centred = e->shape.layer_norm, norm->weight = floats(n), norm->bias = floats(n);
-    if (!norm->weight || !norm->bias) return NO_MEMORY;
-    memcpy(norm->weight, weight, n * sizeof(float));
-    if (bias) memcpy(norm->bias, bias, n * sizeof(float));
-    return OK;
 }
 
 static int bad_ids(const Engine *e, const int32_t *ids, int64_t n) {

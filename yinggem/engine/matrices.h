@@ -112,3 +112,60 @@ static void free_matrix(Matrix *m) {
     free(m->own), free(m->bias), free(m->scale), free(m->group_scale);
     memset(m, 0, sizeof *m);
 }
+
+/* ---- What Python calls ---- */
+
+enum { EMBEDDING, HEAD, QKV, OUTPUT, UP, DOWN };                          /* which matrix, */
+enum { LAST_NORM, ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM };       /* which norm: as in engine.py */
+
+/* A matrix, kept as `kind`, of floats (given FLOAT32) or of numbers of that kind with their scales. Weights may be NULL for
+ * a tied head, which has a bias alone; the bias may be NULL. All are copied, but where the caller will `lend` the weights
+ * until the engine is freed: those that lie as they would here stay where they are. */
+int engine_matrix(Engine *e, int which, int layer, int kind, int given, const void *weights, const void *scale,
+                  const void *zero, const float *bias, int lend) {
+    const Shape *s = &e->shape;
+    int qkv = (s->heads + 2 * s->kv_heads) * e->head_size, up = (s->activation == RELU2 ? 1 : 2) * s->inner;
+    if (which < EMBEDDING || which > DOWN || layer < 0 || layer >= s->layers) return BAD_ARGUMENT;
+    if (kind < FLOAT32 || kind > INT4 || (given != FLOAT32 && given != kind)) return BAD_ARGUMENT;
+    Layer *l = e->layers + layer;
+    Matrix *m = (Matrix *[]){&e->embedding, &e->head, &l->qkv, &l->output, &l->up, &l->down}[which];
+    const int sizes[][2] = {{s->vocab, s->hidden}, {s->vocab, s->hidden}, {qkv, s->hidden}, {s->hidden, s->hidden},
+                            {up, s->hidden}, {s->hidden, s->inner}};
+    int rows = sizes[which][0], columns = sizes[which][1];
+    if (kind == INT4 && columns % 32) return BAD_ARGUMENT;
+    free_matrix(m);
+    if (which == HEAD && !weights) {
+        e->tied = 1;
+        m->bias = floats((size_t)padded(rows, ROWS));
+    } else if (make_matrix(m, (Kind)kind, rows, columns, lend && given == kind && columns % PAD == 0 ? weights : NULL)) return NO_MEMORY;
+    if (!m->bias) return NO_MEMORY;
+    if (bias) memcpy(m->bias, bias, (size_t)rows * sizeof(float));
+    if (which == HEAD && !weights) return OK;
+    for (int row = 0; row < rows; row++) fill_row(m, row, (Kind)given, weights, scale, zero);
+    return OK;
+}
+
+/* Round (rows, columns) floats to the kind INT8, with a scale (rows) of floats, or to INT4, with scale and zero of
+ * bfloat16 (rows, columns / 32): as engine_matrix does, and as it takes them. */
+int engine_round(int kind, int rows, int columns, const float *from, void *to, void *scale, void *zero) {
+    if (rows < 0 || columns < 1 || (kind != INT8 && (kind != INT4 || columns % 32))) return BAD_ARGUMENT;
+    size_t bytes = bytes_of((Kind)kind, columns), groups = kind == INT4 ? (size_t)columns / 32 : 0;
+    for (size_t row = 0; row < (size_t)rows; row++, from += columns) {
+        uint16_t *group_scale = groups ? (uint16_t *)scale + row * groups : NULL, *group_zero = groups ? (uint16_t *)zero + row * groups : NULL;
+        round_row((Kind)kind, columns, from, (char *)to + row * bytes, groups ? NULL : (float *)scale + row, group_scale, group_zero);
+    }
+    return OK;
+}
+
+int engine_norm(Engine *e, int which, int layer, const float *weight, const float *bias) {
+    if (which < LAST_NORM || which > KEY_NORM || layer < 0 || layer >= e->shape.layers) return BAD_ARGUMENT;
+    Layer *l = e->layers + layer;
+    Norm *norm = (Norm *[]){&e->norm, &l->attention_norm, &l->mlp_norm, &l->query_norm, &l->key_norm}[which];
+    size_t n = (size_t)(which >= QUERY_NORM ? e->head_size : e->shape.hidden);
+    free(norm->weight), free(norm->bias);
+    norm->centred = e->shape.layer_norm, norm->weight = floats(n), norm->bias = floats(n);
+    if (!norm->weight || !norm->bias) return NO_MEMORY;
+    memcpy(norm->weight, weight, n * sizeof(float));
+    if (bias) memcpy(norm->bias, bias, n * sizeof(float));
+    return OK;
+}
