@@ -1,6 +1,7 @@
 """Every run ends with a validation; one that is made longer ends as if it had been that long from the beginning."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_every_run_ends_with_a_validation(place, settings, steps):
         best = min((float(row["val/loss"]), int(row[STEP])) for row in rows(run) if row.get("val/loss"))[1]
         assert read_checkpoint(run / "checkpoints" / "best.ckpt")["global_step"] == best
         assert f"at step {best}." in done.out and f"Ended after {steps[-1]} steps" in done.out
+    by_epochs = "trainer.max_epochs=2" in settings
+    assert re.findall(r"^epoch (\d)/2, step", done.out, re.MULTILINE) == ["1", "2", "2"] * by_epochs
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
+from yinggem.training.final_validation import is_final_validation
+
 SHORT = {"train/loss": "train", "val/loss": "val", "val/bits_per_byte": "bits/byte"}
 
 
@@ -99,7 +101,8 @@ class Lines(ProgressBar):
             where = f"step {trainer.global_step:,}/{steps:,}"
         else:
             last = f"/{epochs}" if epochs and epochs > 0 else ""
-            where = f"epoch {trainer.current_epoch + 1}{last}, step {trainer.global_step:,}"
+            finished = is_final_validation(trainer)  # then Lightning has counted the epoch, a part of one too
+            where = f"epoch {trainer.current_epoch + (not finished)}{last}, step {trainer.global_step:,}"
         minutes, seconds = divmod(round(time.monotonic() - self._started), 60)
         figures = ", ".join(f"{name} {value}" for name, value in newest_figures(trainer, pl_module).items())
         print(f"{where}: {figures} ({minutes}:{seconds:02})", flush=True)
