@@ -197,7 +197,8 @@ class TrainCommand:
         silence_libraries()
         if not gc.get_freeze_count():
             gc.freeze()  # modules stay: walking through all that torch brings takes a second at every collection
-        tune(cfg, folder, partial(build, start=start))
+        typed = self.words.names("trainer.max_steps")
+        tune(cfg, folder, partial(build, start=start), new=run is None, steps_typed=typed)
         config = OmegaConf.to_container(cfg, resolve=True)
         trainer, module, data = build(cfg, self.processes, start)
         prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))

@@ -18,7 +18,7 @@ from yinggem.common.files import write_atomically
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.memory_limit import available_memory, check_memory
 from yinggem.training.module import LanguageModule
-from yinggem.training.plan.step_plan import ends_by_time_alone, plan_steps
+from yinggem.training.plan.step_plan import ends_by_time_alone, may_end_early, plan_steps
 from yinggem.training.plan.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
 
 FOUND = "found.json"
@@ -26,12 +26,14 @@ RATES = (1e-6, 1.0)  # of the learning-rate search
 LARGEST = 4096  # windows in a batch: where the search ends
 
 
-def tune(cfg: Any, folder: Path, build: Build) -> None:
+def tune(cfg: Any, folder: Path, build: Build, *, new: bool = True, steps_typed: bool = True) -> None:
     """Put into `cfg` what has to be found: data.batch_size, optimizer.lr and trainer.max_steps, in this order.
 
     Args:
         folder: of the run; what an earlier part of it found is read there and not searched again.
         build: makes trainer, module and data of a configuration.
+        new: whether the run begins now.
+        steps_typed: whether somebody typed trainer.max_steps: it is not lowered then.
 
     Raises:
         UserError: there are several devices, or several learning rates; nothing can be suggested.
@@ -56,9 +58,11 @@ def tune(cfg: Any, folder: Path, build: Build) -> None:
             print(f"Found      {group}.{name}={found[f'{group}.{name}']:g}", flush=True)
             write_atomically(path, json.dumps(found).encode())
         cfg[group][name] = found[f"{group}.{name}"]
-    if ends_by_time_alone(cfg.trainer):
-        limit = str(cfg.trainer.max_time)
-        if found.get("trainer.max_time") != limit:
+    limit = str(cfg.trainer.max_time)
+    known = found.get("trainer.max_time") == limit
+    shortened = not steps_typed and (known or (new and may_end_early(cfg.trainer)))
+    if ends_by_time_alone(cfg.trainer) or shortened:
+        if not known:
             found |= {"trainer.max_time": limit, "trainer.max_steps": plan_steps(cfg, build)}
             write_atomically(path, json.dumps(found).encode())
         cfg.trainer.max_steps = found["trainer.max_steps"]

@@ -58,3 +58,21 @@ def test_the_plan_is_kept_and_made_anew_for_another_limit(place):
 def test_a_schedule_without_an_end_needs_no_plan(place):
     done = here(*OPEN, "trainer.max_time=00:00:00:01", "scheduler=constant")
     assert done.status == 0 and "Planned" not in done.out, done
+
+
+@pytest.mark.slow
+def test_a_recipe_that_takes_too_long_ends_with_its_schedule_and_what_is_typed_stays(place):
+    tiny = [
+        *("model=tiny", "data=text", "data.path=own.txt", "tokenizer=byte", "model.hidden_size=32", "memory=none"),
+        *("trainer.accelerator=cpu", "data.eval_context_length=null", "~callbacks.samples", "baseline=false", LIMIT),
+    ]
+    done = here(*tiny)
+    assert done.status == 0 and "Planned    trainer.max_steps=" in done.out, done
+    (folder,) = place.glob("outputs/*/*/")
+    planned = json.loads((folder / "found.json").read_text())
+    assert planned["trainer.max_steps"] < 3600
+    again = here("ckpt_path=last")  # nothing is left, or what the clock cut off
+    assert again.status == 0 and "Planned" not in again.out, again
+    assert json.loads((folder / "found.json").read_text()) == planned
+    typed = here(*tiny, "trainer.max_steps=3600", "outputs=two", "trainer.max_time=00:00:00:01")
+    assert typed.status == 0 and "Planned" not in typed.out and "max_time=00:00:00:01 is over" in typed.out, typed

@@ -43,6 +43,10 @@ class TypedWords:
         typed = value_of("hydra.sweep.dir", self.typed)
         return self.old_sweep or (Path(unquoted(typed)) if typed and self.many else None)
 
+    def names(self, setting: str) -> bool:
+        """Whether a person typed a setting, rather than that it was chosen."""
+        return value_of(setting, [word for word in self.typed if word not in self.choice.words]) is not None
+
     def choose(self) -> None:
         """Let the text choose what nobody typed; from here on that counts as typed."""
         self.choice = choose(self.typed)

@@ -1,7 +1,8 @@
-"""How many steps there is time for, where trainer.max_time alone ends a run: the schedule must know where its end is.
+"""How many steps there is time for, where trainer.max_time ends a run: the schedule must know where its end is.
 
 Measured once, on some steps of a model that is thrown away, and kept in the run folder: a run that is stopped and
-continued ends with the same bits as one with that number typed as trainer.max_steps.
+continued ends with the same bits as one with that number typed as trainer.max_steps. A recipe's number of steps is the
+most that are planned; one that is typed is left alone.
 """
 
 import tempfile
@@ -16,7 +17,7 @@ from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 from yinggem.training.plan.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
 
-TO_MEASURE = 0.02  # of the time limit
+TO_MEASURE, TO_COMPARE = 0.02, 0.005  # of the time limit: without a number of steps, and to see whether they fit
 TO_TRAIN = 0.9  # of the time limit; the rest is for validations, samples, and a machine that gets slower
 
 
@@ -25,16 +26,22 @@ def ends_by_time_alone(trainer: Any) -> bool:
     return bool(trainer.max_time) and trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1)
 
 
+def may_end_early(trainer: Any) -> bool:
+    """Whether time may end a run before its last step, one of more steps than are worth a trial."""
+    return bool(trainer.max_time) and trainer.max_epochs in (None, -1) and (trainer.max_steps or 0) > STEPS
+
+
 def plan_steps(cfg: Any, build: Build) -> int:
     """The optimizer steps that trainer.max_time has room for; when the time is over, a run ends in any case.
 
     Returns:
-        -1, no limit, where the schedule is the same for every length; also on several devices, whose speed together
-        cannot be measured here.
+        trainer.max_steps, or -1 for no limit, where there is room for them, and where the schedule is the same for
+        every length; also on several devices, whose speed together cannot be measured here.
     """
     trainer, module, data = build(cfg)
-    if not depends_on_length(module):
-        return -1
+    most = -1 if ends_by_time_alone(cfg.trainer) else int(cfg.trainer.max_steps)
+    if not depends_on_length(module) or (trainer.world_size > 1 and most > 0):
+        return most
     if trainer.world_size > 1:
         text = (
             "With trainer.max_time alone the learning rate of several devices never falls; set trainer.max_steps too."
@@ -42,7 +49,10 @@ def plan_steps(cfg: Any, build: Build) -> int:
         warnings.warn(text, stacklevel=2)
         return -1
     limit = Timer(duration=str(cfg.trainer.max_time)).time_remaining() or 0.0
-    steps = max(1, int(TO_TRAIN * limit / seconds_per_step(module, data, TO_MEASURE * limit, **options_of(cfg))))
+    to_measure = (TO_MEASURE if most < 0 else TO_COMPARE) * limit
+    steps = max(1, int(TO_TRAIN * limit / seconds_per_step(module, data, to_measure, **options_of(cfg))))
+    if 0 < most <= steps:
+        return most
     print(
         f"Planned    trainer.max_steps={steps}, for which trainer.max_time={cfg.trainer.max_time} has room", flush=True
     )
