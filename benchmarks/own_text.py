@@ -107,7 +107,7 @@ def measure(what: dict[str, Any], text: bytes, more: list[str]) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "text.txt")
         path.write_bytes(text)
-        quiet = ["callbacks=[checkpoint,early_stopping]", "logger=csv", f"outputs={folder}/o", f"seed={what['seed']}"]
+        quiet = ["callbacks=[checkpoint]", "logger=csv", f"outputs={folder}/o", f"seed={what['seed']}"]
         quiet += [] if name == CHOSEN else ["memory=none", "baseline=false"]
         start = time.perf_counter()
         length = length_words(name, words, what["minutes"] or 0, what["tokens"])

@@ -15,6 +15,7 @@ from yinggem.text.reading import Reading
 from yinggem.text.text_look import TextLook, look_at
 
 DECIDES = ("model", "experiment", "init_from", "ckpt_path")  # typed, they say what the rows would choose
+PATIENCE = 10  # validations, all there are: a loss that has risen falls again with the rate, and the best is kept
 LEAST_VOCABULARY = 264  # of a BPE, the 256 bytes among them: fewer words are not worth one
 
 
@@ -57,6 +58,7 @@ def shared(dropout: float, shape: tuple[int, int], steps: tuple[int, int]) -> li
         "data.eval_batch_size=16",
         f"trainer.max_steps={steps[0]}",
         f"trainer.val_check_interval={steps[1]}",
+        f"callbacks.early_stopping.patience={PATIENCE}",
     ]
 
 
@@ -159,6 +161,6 @@ def builds_anew(typed: Sequence[str]) -> bool:
 
 def is_typed(word: str, typed: Sequence[str]) -> bool:
     """Whether a word of a row is typed already, or belongs to a group of which another choice is typed."""
-    names = {one.lstrip("+~").partition("=")[0] for one in typed}
+    names = {one.lstrip("+~").partition("=")[0] for one in typed} - {"data"}  # data=text asks for the row
     name = word.partition("=")[0]
-    return name in names or name.partition(".")[0] in names & {"tokenizer", "optimizer"}
+    return any(name == one or name.startswith(f"{one}.") for one in names)
