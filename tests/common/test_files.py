@@ -41,6 +41,7 @@ def test_what_the_system_refuses_is_one_sentence_with_the_path(tmp_path, write):
         with pytest.raises(UserError, match="Cannot write") as caught:
             write(place)
         assert str(place) in str(caught.value)
+        assert ("make its folder first" in str(caught.value)) == (place.parent.name == "missing")
 
 
 def test_text_is_appended_as_it_is_whatever_it_holds(tmp_path):

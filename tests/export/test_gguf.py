@@ -72,7 +72,7 @@ def test_characters_and_templates_are_refused(tmp_path):
     pairs = fitted(ByteTokenizer())
     pairs.mark_documents("{prompt}:")
     with pytest.raises(UserError, match=r"cannot express data\.format=pairs; use --format safetensors or html"):
-        gguf.export(source_of(pairs, **FITS), tmp_path / "a.gguf")
+        gguf.export(source_of(pairs), tmp_path / "a.gguf")  # whatever else it cannot express
     with pytest.raises(UserError, match="cannot express tokenizer=char; use --format hf"):
         gguf.export(source_of(fitted(CharTokenizer()), **FITS), tmp_path / "a.gguf")
 

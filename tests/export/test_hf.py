@@ -115,7 +115,9 @@ def test_pairs_are_refused(tmp_path):
     tokenizer.mark_documents("Q: {prompt} A:")
     with pytest.raises(UserError, match=r"cannot express data\.format=pairs"):
         hf.export(source_of(tokenizer), tmp_path / "a")
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"--format onnx cannot express data\.format=pairs"):
+        hf.write_about(source_of(tokenizer), tmp_path, "onnx")
+    assert not list(tmp_path.glob("*/**")) and not (tmp_path / "tokenizer.json").exists()
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):

@@ -109,8 +109,9 @@ def test_damaged_descriptions_are_refused(folder, name, content):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(name)):
+    with pytest.raises(UserError, match=re.escape(name)) as caught:
         read_folder(folder)
+    assert ("there is no such file" in str(caught.value)) == (content is None)
 
 
 class Touch:

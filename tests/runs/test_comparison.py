@@ -88,6 +88,18 @@ def test_settings_are_shown_as_they_were_typed(tmp_path, capsys):
     assert all(prompt in shown for prompt in prompts)
 
 
+def test_what_each_text_chose_is_not_shown_beside_the_text(tmp_path, capsys):
+    for number, (text, rate) in enumerate((text, rate) for text in ("a.txt", "b.txt") for rate in ("0.1", "0.2")):
+        chosen = [f"trainer.max_steps={len(text) + (text > 'b')}", f"data.path={text}", f"optimizer.lr={rate}"]
+        make_run(tmp_path / str(number), chosen, [3 - number])
+    compare([tmp_path], tmp_path)
+    shown = capsys.readouterr().out
+    assert "path" in shown and "lr" in shown and "max_steps" not in shown and "different texts" in shown
+    assert "trainer.max_steps" in (tmp_path / "results.csv").read_text()
+    compare([tmp_path / "0", tmp_path / "1"], tmp_path)
+    assert "different texts" not in capsys.readouterr().out
+
+
 def test_jobs_of_several_sweeps_are_told_apart_by_their_folders(tmp_path, capsys):
     for place in ("one/0", "two/0"):
         make_run(tmp_path / place, [], [3])

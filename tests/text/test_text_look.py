@@ -1,5 +1,7 @@
 """A glance at a text: size, scripts, English or not, of files of any kind, without reading all of a large one."""
 
+import gzip
+
 import pytest
 from writings import ARABIC, CHINESE, CODE, EMOJI, GERMAN, JAPANESE, WORKS
 
@@ -18,6 +20,8 @@ def test_what_it_is_written_in(tmp_path, text, english, scripts):
     assert (look.is_english, set(look.scripts)) == (english, scripts)
     assert look.bytes == len(text.encode()) and look.characters == len(set(text)) and look.files == 1
     assert look.bytes_per_character == pytest.approx(len(text.encode()) / len(text))
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(text.encode()))
+    assert look_at(tmp_path / "text.txt.gz").bytes == len(text.encode())
 
 
 def test_of_many_files_and_large_ones_a_sample_is_read(tmp_path):

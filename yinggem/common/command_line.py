@@ -1,6 +1,7 @@
 """Command lines of all but train: options checked before anything slow is imported, errors as one sentence."""
 
 import argparse
+import difflib
 import os
 import sys
 import traceback
@@ -24,7 +25,11 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: ") and not message.split()[2].startswith("-"):
             names = [name for action in self._actions if action.nargs is None for name in action.option_strings[-1:]]
             message += f"; every value follows the name of its option ({', '.join(names[:8])})"
-        print(f"error: {message}; see --help.", file=sys.stderr)
+        elif message.startswith("unrecognized arguments: "):
+            known = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(message.split()[2].partition("=")[0].replace("_", "-"), known, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        print(f"error: {message}{' See' if message.endswith('?') else '; see'} --help.", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -1,6 +1,7 @@
 """Writing files whole or not at all; finding paths, and telling them from URLs."""
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -99,7 +100,8 @@ def is_utf8(path: str | Path) -> bool:
 
 def cannot_write(path: str | Path, error: OSError) -> UserError:
     """What to say when the system refuses."""
-    return UserError(f"Cannot write {path} ({error.strerror or error}); choose a folder with room for it.")
+    remedy = "make its folder first" if error.errno == errno.ENOENT else "choose a folder with room for it"
+    return UserError(f"Cannot write {path} ({error.strerror or error}); {remedy}.")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,6 +36,8 @@ def export(source: Source, output: Path) -> None:
     Raises:
         UserError: llama.cpp has no architecture for the model, or no tokenizer like its own; the package is missing.
     """
+    if source.tokenizer.turn_id is not None:  # a template for prompts
+        raise cannot_express("gguf", "data.format=pairs", "--format safetensors or html")
     source.require("gguf", EXPRESSIBLE, "--format safetensors")
     if output.suffix != SUFFIX:
         raise UserError(f"{output} must end in {SUFFIX}; write {output.with_suffix(SUFFIX)}.")
@@ -44,8 +46,6 @@ def export(source: Source, output: Path) -> None:
             raise cannot_express("gguf", f"model.{name.replace('has_', '')}={found}", "--format hf or onnx")
     if source.tokenizer.name == "char":  # it splits what it does not know into bytes, which are no tokens here
         raise cannot_express("gguf", "tokenizer=char", "--format hf")
-    if source.tokenizer.turn_id is not None:  # a template for prompts
-        raise cannot_express("gguf", "data.format=pairs", "--format safetensors or html")
     needed("gguf", "gguf")
     write_atomically(output, lambda file: _write(source, Path(file.name)))  # the library opens it by its name
 

@@ -22,14 +22,14 @@ MAX_TOKENS = 1 << 21
 LEFT_OUT = ("version", "truncation", "padding")  # what other software may write without changing an id
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> str:
-    """The content of tokenizer.json.
+def tokenizer_json(tokenizer: Tokenizer, format_name: str = "hf") -> str:
+    """The content of tokenizer.json, for a format that an error names.
 
     Raises:
         UserError: it has a template for prompts, which only `yinggem` applies.
     """
     if tokenizer.turn_id is not None:
-        raise cannot_express("hf", "data.format=pairs", "--format safetensors or html")
+        raise cannot_express(format_name, "data.format=pairs", "--format safetensors or html")
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Library
 

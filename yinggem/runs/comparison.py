@@ -15,6 +15,7 @@ from yinggem.runs.metrics_file import STEP, read_metrics
 from yinggem.runs.record import read_overrides
 from yinggem.runs.result import OBJECTIVE, TEST, read_result
 
+TEXT = "data.path"
 BESIDE = ("counting", "together")  # bits per byte of counting alone, and of network and counting together
 
 
@@ -138,8 +139,9 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name in table[0] if name != "folder"]
-    drawn = Table(*map(short(names).__getitem__, names), "folder")
+    names = [name for name in table[0] if name != "folder" and not follows_from_text(name, runs)]
+    drawn = Table(*map(short(names).__getitem__, names))
+    drawn.add_column("folder", no_wrap=True)
     above = os.path.commonpath([entry.folder.parent for entry in runs])  # what all folders have in common
     for row in table:
         drawn.add_row(*(cell(row[name]) for name in names), os.path.relpath(row["folder"], above))
@@ -147,9 +149,19 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
     if not console.is_terminal:
         console.width = 250  # a file has room for every column
     console.print(drawn)
+    if len({entry.overrides.get(TEXT) for entry in runs}) > 1:
+        console.print("These runs have different texts, one of which may be harder than another.")
     for entry in runs:
         if entry.state == "failed":
             console.print(f"{entry.folder.name} failed: {entry.result['error']}")
+
+
+def follows_from_text(name: str, runs: list[Run]) -> bool:
+    """Whether a setting is the same in all runs on the same text: as a rule, each text chose its own."""
+    texts = {entry.overrides.get(TEXT) for entry in runs}
+    values = {(entry.overrides.get(TEXT), entry.overrides.get(name)) for entry in runs if name in entry.overrides}
+    chosen = len({text for text, _ in values}) == len(values) and name != TEXT
+    return len(texts) > 1 and chosen and any(name in entry.overrides for entry in runs)
 
 
 def short(names: list[str]) -> dict[str, str]:

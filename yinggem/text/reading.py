@@ -44,6 +44,8 @@ class Reading:
             raise UserError(f"data.format must be {PAIRS} or null, not {self.format!r}; files are known by suffixes.")
         if self.format == PAIRS and self.documents not in (None, "rows"):
             raise UserError(f"data.format={PAIRS} makes every row a document; leave out data.documents.")
+        if self.format == PAIRS and self.field != "text":
+            raise UserError(f"data.format={PAIRS} reads the fields prompt and completion; leave out data.field.")
         if (self.documents == "pattern") != bool(self.separator):
             raise UserError("data.documents=pattern and data.separator=REGEX belong together; set both or neither.")
         if not isinstance(self.field, str) or not self.field:

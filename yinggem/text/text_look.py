@@ -80,8 +80,11 @@ def look_at(path: str | Path, reading: Reading = DEFAULT) -> TextLook:
     sample = sample_of(files, reading)
     letters = Counter(script_of(character) for character in sample if character.isalpha())
     words = re.findall(r"[^\W\d_]+", sample.lower())
+    size = sum(os.path.getsize(file) * (UNPACKED if is_packed(file) else 1) for file in files)
+    if len(sample) < SAMPLE // max(1, len(files)) and any(map(is_packed, files)):
+        size = len(sample.encode(errors="replace"))  # the sample is the whole text
     return TextLook(
-        bytes=sum(os.path.getsize(file) * (UNPACKED if is_packed(file) else 1) for file in files),
+        bytes=size,
         files=len(files),
         characters=len(set(sample)),
         bytes_per_character=len(sample.encode(errors="replace")) / max(1, len(sample)),

@@ -94,6 +94,7 @@ class TextDataModule(LightningDataModule):
             raise UserError("data.mask_documents=true is for a text of documents; set data.documents as well.")
         self.split: TokenizedSplit | None = None
         self.held_out = 0  # tokens at the end of the training split that no window reaches
+        self.text_has_changed = False  # since the checkpoint that the run goes on from
         self._text_fingerprint = ""
         self._training: Any = None
         self._position: dict[str, Any] = {}
@@ -191,7 +192,8 @@ class TextDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue there. Lightning restores loaders itself, but not those made before it restores its loops."""
         position = dict(state_dict)
-        if position.pop("text", None) not in (None, self._tokenized().fingerprint):
+        self.text_has_changed = position.pop("text", None) not in (None, self._tokenized().fingerprint)
+        if self.text_has_changed:
             warnings.warn(
                 f"{self.path or self.source} or its split has changed since the checkpoint; "
                 "the run goes on with what is there now.",

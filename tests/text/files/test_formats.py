@@ -91,6 +91,14 @@ def test_another_column_is_named_by_its_field(tmp_path):
             read(tmp_path / name)
 
 
+def test_pairs_have_fields_of_their_own(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a", "completion": 7}\n')
+    with pytest.raises(UserError, match="in the field 'completion'; make it a text"):
+        read(tmp_path / "a.jsonl", format="pairs")
+    with pytest.raises(UserError, match=r"reads the fields prompt and completion; leave out data\.field"):
+        read(tmp_path / "a.jsonl", format="pairs", field="answer")
+
+
 BAD = {
     "cut.txt.gz": (packed(b"x" * 5000 + bytes(range(256)), ".gz")[:-9], "damaged, or not a .gz file"),
     "cut.txt.xz": (packed(b"x" * 5000, ".xz")[:-9], "damaged, or not a .xz file"),
@@ -109,6 +117,7 @@ BAD = {
     "b.csv": (b'text\n"a" b\n', "Line 2 of .* is not CSV"),
     "c.csv": (b"text\n\xff\n", "is not UTF-8 at byte offset 5; it looks like cp1252"),
     "d.csv": (b"number,text\n7\n", "Row 1 of .* is empty in the field 'text'"),
+    "e.csv": (b"number;text\n7;a\n", "no field 'text', but number;text; separate its columns by commas"),
 }
 
 

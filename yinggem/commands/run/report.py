@@ -125,7 +125,7 @@ def memory_advice(trainer: pl.Trainer, data: TextDataModule) -> list[str]:
         return []
     return [
         f"Note       {memory.held_out:.0%} of {data.train_tokens:,} tokens are too few to fit how much the memory is "
-        f"believed (more than {LEAST_TOKENS:,} are needed): its weights are fixed ones. Try a larger memory.held_out."
+        f"believed (more than {LEAST_TOKENS:,} are needed): its weights stay those that suit other small texts."
     ]
 
 
@@ -171,12 +171,13 @@ def print_outcome(
     )
     if f"{TEST}{OBJECTIVE}" in figures:
         print(f"On the test split, which nothing was chosen by: {figures[f'{TEST}{OBJECTIVE}']:.4f} bits per byte.")
-    if by_heart := learnt_by_heart(read_metrics(folder / METRICS)):
+    by_heart = None if data.text_has_changed else learnt_by_heart(read_metrics(folder / METRICS))
+    if by_heart:
         print(by_heart_line(by_heart, module, began_with is not None))
     if outcome.counted:
         print(counting_line(outcome, data.train_tokens + data.held_out))
     if outcome.memory is not None:
-        whole = len(outcome.memory.ids) == data.train_tokens + data.held_out
+        whole = len(outcome.memory.ids) >= data.train_tokens + data.held_out  # more: the text was longer then
         held = "the training text" if whole else f"the last {len(outcome.memory.ids):,} tokens of the training text"
         print(f"The checkpoint holds {held}, compressed, for its memory; memory=none leaves it out.")
     print_what_is_there(folder, outcome.checkpoint, data)

@@ -12,6 +12,7 @@ from yinggem.text.files.compression import COMPRESSIONS, OpenedSource, Source, i
 from yinggem.text.marks import PLACE, TURN
 from yinggem.text.reading import Reading
 
+PAIR = ("prompt", "completion")  # the columns of data.format=pairs
 MOST_CHARACTERS = 1 << 26  # of a row: it is held in memory
 
 Reader = Callable[[Iterable[bytes], str, str], Iterator[str]]  # blocks of a file, name, encoding -> pieces of its text
@@ -123,19 +124,22 @@ def texts(file: OpenedSource, reading: Reading) -> Iterator[str]:
 
 
 def _columns(reading: Reading) -> tuple[str, ...]:
-    return ("prompt", "completion") if reading.has_pairs else (reading.field,)
+    return PAIR if reading.has_pairs else (reading.field,)
 
 
 def _value(row: Row, column: str, number: int, name: str) -> str:
     """The text in a column of a row."""
     if column not in row:
         there = ", ".join(str(key) for key in row if key is not None)[:80] or "nothing"
-        remedy = "rename its column" if column in ("prompt", "completion") else "set data.field"
+        remedy = "rename its column" if column in PAIR else "set data.field"
+        if len(row) == 1 and (";" in there or "\t" in there):
+            remedy = "separate its columns by commas"
         raise UserError(f"Row {number} of {name} has no field {column!r}, but {there}; {remedy}.")
     value = row[column]
     if not isinstance(value, str):
         kind = "is empty" if value is None else f"holds {type(value).__name__} {str(value)[:40]!r}, not text,"
-        raise UserError(f"Row {number} of {name} {kind} in the field {column!r}; choose another with data.field.")
+        remedy = "make it a text" if column in PAIR else "choose another with data.field"
+        raise UserError(f"Row {number} of {name} {kind} in the field {column!r}; {remedy}.")
     if not value.isascii():
         try:
             value.encode()
