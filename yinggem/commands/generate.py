@@ -102,7 +102,7 @@ def generation_parser() -> Parser:
         help="repeat at most N words of the training text in a row; 40c: at most 40 characters")
     add("--mark-copies", action="store_true", help="mark what stands in the training text, from 8 words on")
     add("--stats", action="store_true", help="words that the training text lacks, repetitions, the longest copy")
-    add("--interactive", action="store_true", help="ask for prompts; Ctrl-D leaves")
+    add("--interactive", action="store_true", help="ask for prompts; /quit or Ctrl-D leaves")
     add("--no-history", action="store_true", help="keep no typed lines for the next --interactive")
     add("--json", action="store_true", help="print one JSON object per sample")
     add("--logprobs", type=whole_number(0, 100), metavar="N",

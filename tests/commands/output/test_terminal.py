@@ -50,14 +50,19 @@ def test_commands_change_what_comes_next(terminal, checkpoint, tmp_path):
     talk.take("//Thou")
     assert talk.conversation.text.startswith("/Thou")
     talk.take("/show")
-    assert "/temperature 0.5\n" in shown[-1] and "/seed 9\n" in shown[-1]
+    assert "/temperature 0.5\n" in shown[-1] and "/seed 9\n" in shown[-1] and "/top_k 7\n" in shown[-1]
+    talk.take("/top_k off")
+    talk.take("/show")
+    assert "/top_k off\n" in shown[-1]
+    with pytest.raises(EOFError):
+        talk.take("/quit")
 
 
 @pytest.mark.parametrize(
     "line, word",
     [("/temprature 1", "temperature"), ("/temperature", "number"), ("/temperature -1", "temperature"),
      ("/seed x", "seed"), ("/length 0", "length"),
-     ("/save", "name"), ("/save .", "there already"), ("/top_k 1.5", "number"), ("/", "help")],
+     ("/save", "name"), ("/save .", "there already"), ("/top_k 1.5", "number"), ("/temperature off", "temperature"), ("/", "help")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(terminal, line, word):
     with pytest.raises(UserError, match=word):

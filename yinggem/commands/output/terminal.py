@@ -18,10 +18,13 @@ from yinggem.text.tokenizer import Tokenizer
 
 HELP = """Each line continues the text; an empty one lets the model go on. A line that ends with \\ goes on in the next.
 /reset begins anew, /save FILE keeps the text, /seed N another seed, /length N tokens a turn, /show what is set,
-/temperature 0.8 and so on for every setting; //... is a line that begins with a slash. Ctrl-C stops the text,
-Ctrl-D leaves.
+/temperature 0.8 and so on for every setting, off for what limits nothing; //... is a line that begins with a slash.
+Ctrl-C stops the text; Ctrl-D or /quit leaves.
 """
-COMMANDS = ("help", "reset", "save", "seed", "length", "show")
+COMMANDS = ("help", "quit", "reset", "save", "seed", "length", "show")
+
+
+OFF = "off"  # a setting that is None
 
 
 class Terminal:
@@ -50,7 +53,7 @@ class Terminal:
         self.length, self._show, self.history = options.max_new_tokens, show, history
 
     def run(self) -> None:
-        """Ask for lines until Ctrl-D. Ctrl-C ends a text that is being made; at the prompt it leaves too."""
+        """Ask for lines until Ctrl-D or /quit. Ctrl-C ends a text that is being made; at the prompt it leaves too."""
         self._recall()
         self._show("/help tells what can be typed.\n")
         try:
@@ -111,7 +114,9 @@ class Terminal:
             self._show(HELP)
         elif name == "show":
             settings = asdict(self.conversation.sampling) | {"seed": self.conversation.seed, "length": self.length}
-            self._show("".join(f"/{key} {one}\n" for key, one in settings.items()))
+            self._show("".join(f"/{key} {OFF if one is None else one}\n" for key, one in settings.items()))
+        elif name == "quit":
+            raise EOFError
         elif name == "reset":
             self.conversation.reset()
         elif name == "save":
@@ -131,8 +136,9 @@ class Terminal:
             raise UserError(
                 f"There is no command /{name[:40]}; {f'did you mean /{near[0]}?' if near else 'see /help.'}"
             )
+        kind = int if known[name].metadata["whole"] else float
         try:
-            number: Any = int(value) if known[name].metadata["whole"] else float(value)
+            number: Any = None if value == OFF else kind(value)
         except ValueError:
             raise UserError(f"/{name} needs a number, not {value[:40]!r}.") from None
         self.conversation.sampling = Sampling(**asdict(self.conversation.sampling) | {name: number})
