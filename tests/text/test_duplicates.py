@@ -98,5 +98,7 @@ def test_the_notes_of_a_split(tmp_path):
     few = opened(tmp_path, texts[:5])
     assert notes_on_split(few, HOW, tmp_path / "c")[0].startswith("The text has 5 documents, fewer than 10, so one")
     assert not Cuts.of(few).whole
+    (one,) = notes_on_split(opened(tmp_path, texts[:1]), HOW, tmp_path / "c")
+    assert one == "The whole text is one document, of which a part is in each split."
     plain = open_corpus("text", tmp_path / "a.jsonl", tmp_path / "c")
     assert notes_on_split(plain, HOW, tmp_path / "c") == []

@@ -129,10 +129,13 @@ def test_char_names_unseen_characters():
         make("char").encode("".join(map(chr, range(0x4E00, 0x5000))))
 
 
-@pytest.mark.parametrize("text", ["\ud800", "ok \udfff", "🙂\ud83d"])
-def test_lone_surrogate_is_refused(tokenizer, text):
+@pytest.mark.parametrize(("text", "what"), [
+    ("\ud800", "lone surrogate"), ("ok \udfff", "lone surrogate"), ("🙂\ud83d", "lone surrogate"),
+    (b"ok \xff".decode(errors="surrogateescape"), "Character 3 .* not UTF-8 .0xFF."),
+])  # fmt: skip
+def test_what_is_no_whole_character_is_refused(tokenizer, text, what):
     for encode in (tokenizer.encode, tokenizer.encode_array):
-        with pytest.raises(UserError, match="lone surrogate"):
+        with pytest.raises(UserError, match=what):
             encode(text)
 
 

@@ -71,7 +71,10 @@ def _parts(sources: Iterable[Source], reading: Reading, advance: Callable[[int],
                 yield from unit
             yield None
     if reading.needs_rows and not any_rows:
-        raise UserError("data.documents=rows is for .jsonl, .csv and .parquet files, and data.path names none.")
+        raise UserError(
+            "data.documents=rows is for .jsonl, .csv and .parquet files, and data.path names none; "
+            "use data.documents=files, blank or pattern."
+        )
 
 
 def _with_ends(parts: Parts, on_empty: Callable[[], None]) -> Iterator[str]:

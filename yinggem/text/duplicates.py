@@ -52,6 +52,9 @@ def notes_on_split(corpus: Corpus, how: tuple[float, str, float], cache_dir: str
     """
     if not corpus.reading.has_documents:
         return []
+    if corpus.documents == 1:
+        nowhere = " (data.separator matches nowhere)" if corpus.reading.separator else ""
+        return [f"The whole text is one document{nowhere}, of which a part is in each split."]
     cuts = Cuts.of(corpus, how[0], how[2])
     if not cuts.whole or how[1] == "tokens":
         few = f"fewer than {LEAST_DOCUMENTS}, so " if corpus.documents < LEAST_DOCUMENTS else ""

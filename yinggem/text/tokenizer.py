@@ -15,6 +15,7 @@ from yinggem.text import bpe
 from yinggem.text.vocabulary import Texts, Tokenizer
 
 MAX_CHARACTERS = 0x110000
+NOT_UTF8 = range(0xDC80, 0xDD00)  # how Python keeps the bytes of a command line that are not UTF-8
 
 
 class _TiktokenTokenizer(Tokenizer):
@@ -218,7 +219,8 @@ def _encoded(text: str, encoding: str) -> bytes:
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"Character {error.start} of the text is a lone surrogate (U+{ord(text[error.start]):04X}), "
-            "which is half a character; remove it."
-        ) from None
+        code = ord(text[error.start])
+        what = f"a lone surrogate (U+{code:04X})"
+        if code in NOT_UTF8:
+            what = f"a byte that is not UTF-8 (0x{code - 0xDC00:02X})"
+        raise UserError(f"Character {error.start} of the text is {what}, no whole character; remove it.") from None

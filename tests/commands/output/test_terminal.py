@@ -62,7 +62,8 @@ def test_commands_change_what_comes_next(terminal, checkpoint, tmp_path):
     "line, word",
     [("/temprature 1", "temperature"), ("/temperature", "number"), ("/temperature -1", "temperature"),
      ("/seed x", "seed"), ("/length 0", "length"),
-     ("/save", "name"), ("/save .", "there already"), ("/top_k 1.5", "number"), ("/temperature off", "temperature"), ("/", "help")],
+     ("/save", "name"), ("/save .", "there already"), ("/top_k 1.5", "number"),
+     ("/temperature off", "temperature"), ("/", "help")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(terminal, line, word):
     with pytest.raises(UserError, match=word):
