@@ -80,9 +80,12 @@ def bits_of(memory: NgramMemory, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def compressed(size: Callable[[bytes], int], train: bytes, val: bytes, window: int, most: int) -> dict[str, float]:
-    """Bits per byte of a compressor that has read the training text, `most` windows of it at most."""
+    """Bits per byte of a compressor that has read the training text, `most` windows of it at most.
+
+    Those of a short text overlap, so that all of it is measured.
+    """
     alone = size(train)
-    starts = np.linspace(0, max(0, len(val) - window), min(most, max(1, len(val) // window))).astype(int)
+    starts = np.linspace(0, max(0, len(val) - window), min(most, max(1, -(-len(val) // window)))).astype(int)
     pieces = [val[start : start + window] for start in starts]
     by_windows = sum(size(train + piece) - alone for piece in pieces) / max(1, sum(map(len, pieces)))
     return {"windows": 8 * by_windows, "reading on": 8 * (size(train + val) - alone) / len(val)}
