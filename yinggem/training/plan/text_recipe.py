@@ -67,13 +67,13 @@ ADAFACTOR = ("optimizer=adafactor", "optimizer.lr=0.02")  # for weights that kno
 # From random weights. By characters of one byte a vocabulary pays only once there is text to learn it from; a
 # character of Chinese is three bytes, and its commonest ones are worth an id each much sooner.
 PLAIN = (
-    Row(10e3, 512, 0.2, (128, 8), (100, 10), MUON_DECAY),
+    Row(10e3, "byte", 0.2, (256, 4), (150, 15), MUON_DECAY),
     Row(60e3, "byte", 0.2, (256, 4), (600, 60), MUON_DECAY),
     Row(250e3, 512, 0.1, (128, 8), (1000, 100), MUON_DECAY),
     Row(1.5e6, 2048, 0.1, (128, 8), (2000, 200), MUON),
 )
 WIDE = (
-    Row(10e3, "byte", 0.2, (256, 4), (400, 40), MUON_DECAY),
+    Row(10e3, "byte", 0.2, (256, 4), (150, 15), MUON_DECAY),
     Row(60e3, 512, 0.2, (256, 4), (600, 60), MUON_DECAY),
     Row(250e3, 1024, 0.1, (128, 8), (1000, 100), MUON_DECAY),
     Row(1.5e6, 2048, 0.1, (128, 8), (2000, 200), MUON),
