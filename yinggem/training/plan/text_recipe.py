@@ -89,6 +89,7 @@ FINETUNED: tuple[tuple[float, tuple[int, int], tuple[str, ...]], ...] = (
     (10e3, (60, 6), ()),
     (60e3, (150, 15), ()),
     (250e3, (300, 30), ()),
+    (500e3, (400, 40), ADAFACTOR),
     (1.5e6, (1000, 100), ADAFACTOR),
     (math.inf, (1600, 160), ADAFACTOR),
 )
