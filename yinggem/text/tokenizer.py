@@ -220,7 +220,7 @@ def _encoded(text: str, encoding: str) -> bytes:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        what = f"a lone surrogate (U+{code:04X})"
+        what = f"a lone surrogate (U+{code:04X}), which is half a character"
         if code in NOT_UTF8:
             what = f"a byte that is not UTF-8 (0x{code - 0xDC00:02X})"
-        raise UserError(f"Character {error.start} of the text is {what}, no whole character; remove it.") from None
+        raise UserError(f"Character {error.start} of the text is {what}; remove it.") from None
