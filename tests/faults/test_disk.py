@@ -64,7 +64,7 @@ def test_a_folder_that_becomes_read_only(small_disk, expected):
     subprocess.run(["mount", "--bind", run, run], check=True)
     try:
         while subprocess.run(["mount", "-o", "remount,bind,ro", run]).returncode:
-            assert process.poll() is None, process.told()  # busy: a file is being written in it at this moment
+            assert process.status is None, process.told()  # busy: a file is being written in it at this moment
         assert_ended_well(small_disk, process, "Read-only file system")
     finally:
         subprocess.run(["umount", "-l", run], check=True)
