@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import Callback, Timer
 
 from yinggem.callbacks.early_stopping import EarlyStopping
 from yinggem.training.module import UNLIMITED
+from yinggem.training.plan.step_plan import FORWARD
 
 ENOUGH = 1.5  # seconds of steps after the first, which also allocates and compiles
-FORWARD = 1 / 3  # of a training token's time: validating leaves the backward pass out
 HOUR = 3600
 SMALLER = "model=tiny is the smallest, trainer.max_time=00:01:00:00 ends it after an hour"
 

@@ -18,7 +18,8 @@ from yinggem.training.module import LanguageModule
 from yinggem.training.plan.trial_run import SKIP_ALL, STEPS, Build, options_of, quiet, trial_trainer
 
 TO_MEASURE, TO_COMPARE = 0.02, 0.005  # of the time limit: without a number of steps, and to see whether they fit
-TO_TRAIN = 0.9  # of the time limit; the rest is for validations, samples, and a machine that gets slower
+TO_TRAIN = 0.9  # of the time limit; the rest is for samples, and a machine that gets slower
+FORWARD = 1 / 3  # of a training token's time: validating leaves the backward pass out
 
 
 def ends_by_time_alone(trainer: Any) -> bool:
@@ -50,13 +51,25 @@ def plan_steps(cfg: Any, build: Build) -> int:
         return -1
     limit = Timer(duration=str(cfg.trainer.max_time)).time_remaining() or 0.0
     to_measure = (TO_MEASURE if most < 0 else TO_COMPARE) * limit
-    steps = max(1, int(TO_TRAIN * limit / seconds_per_step(module, data, to_measure, **options_of(cfg))))
+    seconds = seconds_per_step(module, data, to_measure, **options_of(cfg)) * (1 + validations_per_step(cfg, data))
+    steps = max(1, int(TO_TRAIN * limit / seconds))
     if 0 < most <= steps:
         return most
     print(
         f"Planned    trainer.max_steps={steps}, for which trainer.max_time={cfg.trainer.max_time} has room", flush=True
     )
     return steps
+
+
+def validations_per_step(cfg: Any, data: TextDataModule) -> float:
+    """The time that validating takes for every optimizer step, as a part of the time of a step."""
+    every, share = cfg.trainer.val_check_interval, cfg.trainer.limit_val_batches
+    if not isinstance(every, int) or cfg.trainer.check_val_every_n_epoch is not None:
+        return 0.0  # by epochs
+    batches = len(data.val_dataloader())
+    batches = min(batches, share) if isinstance(share, int) else int(batches * (1.0 if share is None else share))
+    tokens = batches * data.eval_batch_size * data.eval_context_length
+    return FORWARD * tokens / (data.tokens_per_step * cfg.trainer.accumulate_grad_batches) / every
 
 
 def depends_on_length(module: LanguageModule) -> bool:
