@@ -98,6 +98,9 @@ def test_what_each_text_chose_is_not_shown_beside_the_text(tmp_path, capsys):
     assert "trainer.max_steps" in (tmp_path / "results.csv").read_text()
     compare([tmp_path / "0", tmp_path / "1"], tmp_path)
     assert "different texts" not in capsys.readouterr().out
+    make_run(tmp_path / "4", ["data.path=a.txt", "optimizer.lr=0.1", "model.dropout=0.3"], [2])  # typed for one of them
+    compare([tmp_path], tmp_path)
+    assert "dropout" in capsys.readouterr().out
 
 
 def test_jobs_of_several_sweeps_are_told_apart_by_their_folders(tmp_path, capsys):

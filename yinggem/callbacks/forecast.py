@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 
 from yinggem.callbacks.early_stopping import EarlyStopping
 from yinggem.training.module import UNLIMITED
-from yinggem.training.plan.step_plan import FORWARD
+from yinggem.training.plan.step_plan import validation_steps
 
 ENOUGH = 1.5  # seconds of steps after the first, which also allocates and compiles
 HOUR = 3600
@@ -39,11 +39,9 @@ class Forecast(Callback):
 def seconds_left(trainer: pl.Trainer, steps: int, seconds_per_step: float) -> float:
     """For so many more steps, and the validations among them."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    accumulated = trainer.accumulate_grad_batches
-    per_token = seconds_per_step / (accumulated * data.batch_size * data.context_length)
-    tokens = sum(trainer.num_val_batches) * data.eval_batch_size * data.eval_context_length
-    every = steps_between_validations(trainer)
-    return steps * seconds_per_step + (steps // every + 1) * tokens * per_token * FORWARD
+    validation = validation_steps(sum(trainer.num_val_batches), data, trainer.accumulate_grad_batches)
+    validations = steps // steps_between_validations(trainer) + 1
+    return (steps + validations * validation) * seconds_per_step
 
 
 def steps_between_validations(trainer: pl.Trainer) -> int:

@@ -1,7 +1,6 @@
 """Command lines of all but train: options checked before anything slow is imported, errors as one sentence."""
 
 import argparse
-import difflib
 import os
 import sys
 import traceback
@@ -26,6 +25,8 @@ class Parser(argparse.ArgumentParser):
             names = [name for action in self._actions if action.nargs is None for name in action.option_strings[-1:]]
             message += f"; every value follows the name of its option ({', '.join(names[:8])})"
         elif message.startswith("unrecognized arguments: "):
+            import difflib  # not at every start
+
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(message.split()[2].partition("=")[0].replace("_", "-"), known, n=1)
             message += f"; did you mean {near[0]}?" if near else ""

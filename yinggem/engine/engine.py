@@ -102,7 +102,7 @@ class Engine:
         self.config, self.rows, self.storage, self.threads = config, rows, storage, threads
         self.kernels = chosen_kernels() or ""
         self._library, self._lock, self._process = library, threading.Lock(), os.getpid()
-        turns, shape = rotary_frequencies(config), _shape_of(config)
+        turns, shape = rotary_frequencies(config), shape_of(config)
         # One row more than asked for: `score` reads into it.
         self._handle = library.engine_new(
             ctypes.byref(shape), turns.ctypes.data, rows + 1, threads, self.kernels.encode()
@@ -243,7 +243,8 @@ def rotary_frequencies(config: ModelConfig) -> np.ndarray:
     return np.power(np.float32(config.rope_theta), -exponents, dtype=np.float32)
 
 
-def _shape_of(config: ModelConfig) -> Shape:
+def shape_of(config: ModelConfig) -> Shape:
+    """A configuration as engine.c reads it."""
     return Shape(
         config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads,
         config.key_value_heads, config.intermediate_size, config.attention_window or 0,

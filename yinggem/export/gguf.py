@@ -36,8 +36,6 @@ def export(source: Source, output: Path) -> None:
     Raises:
         UserError: llama.cpp has no architecture for the model, or no tokenizer like its own; the package is missing.
     """
-    if source.tokenizer.turn_id is not None:  # a template for prompts
-        raise cannot_express("gguf", "data.format=pairs", "--format safetensors or html")
     source.require("gguf", EXPRESSIBLE, "--format safetensors")
     if output.suffix != SUFFIX:
         raise UserError(f"{output} must end in {SUFFIX}; write {output.with_suffix(SUFFIX)}.")

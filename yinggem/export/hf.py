@@ -40,7 +40,7 @@ def export(source: Source, output: Path) -> None:
     write_folder(output, write)
 
 
-def write_about(source: Source, folder: Path, format_name: str = "hf") -> None:
+def write_about(source: Source, folder: Path) -> None:
     """Write what stands beside the weights: the architecture, the tokenizer, and how to generate."""
     dtype = str(source.model.norm.weight.dtype).removeprefix("torch.")
     contents: dict[str, Any] = {
@@ -50,7 +50,7 @@ def write_about(source: Source, folder: Path, format_name: str = "hf") -> None:
     }
     for name, content in contents.items():
         write_atomically(folder / name, json.dumps(content, indent=2).encode())
-    write_atomically(folder / "tokenizer.json", tokenizer_json(source.tokenizer, format_name).encode())
+    write_atomically(folder / "tokenizer.json", tokenizer_json(source.tokenizer).encode())
 
 
 def tokenizer_config(source: Source) -> dict[str, Any]:

@@ -81,11 +81,9 @@ def _is_equal(one: Tensor, other: Tensor | None) -> bool:
 
 
 def _read_json(path: Path) -> Any:
+    text = _read_text(path)
     try:
-        text = _read_text(path)
         return json.loads(text)
-    except UserError:
-        raise
     except (ValueError, RecursionError):
         raise UserError(f"{path} is not JSON; fetch the folder again.") from None
 

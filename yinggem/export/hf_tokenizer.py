@@ -13,7 +13,6 @@ import json
 from typing import Any
 
 from yinggem.common.errors import UserError
-from yinggem.export.source import cannot_express
 from yinggem.text import bpe
 from yinggem.text.tokenizer import BPETokenizer, ByteTokenizer, CharTokenizer, GPT2Tokenizer, Tokenizer, from_state_dict
 
@@ -22,14 +21,8 @@ MAX_TOKENS = 1 << 21
 LEFT_OUT = ("version", "truncation", "padding")  # what other software may write without changing an id
 
 
-def tokenizer_json(tokenizer: Tokenizer, format_name: str = "hf") -> str:
-    """The content of tokenizer.json, for a format that an error names.
-
-    Raises:
-        UserError: it has a template for prompts, which only `yinggem` applies.
-    """
-    if tokenizer.turn_id is not None:
-        raise cannot_express(format_name, "data.format=pairs", "--format safetensors or html")
+def tokenizer_json(tokenizer: Tokenizer) -> str:
+    """The content of tokenizer.json. A template for prompts has no place there."""
     from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Library
 

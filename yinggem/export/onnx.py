@@ -35,7 +35,7 @@ def export(source: Source, output: Path) -> None:
         needed(package, "onnx")
 
     def write(folder: Path) -> None:
-        write_about(source, folder, "onnx")
+        write_about(source, folder)
         (folder / MODEL).parent.mkdir()
         program = traced(CachedTransformer(copy.deepcopy(source.model).float().eval()))
         program.save(folder / MODEL, external_data=source.config.parameters * 4 > LARGEST)

@@ -66,8 +66,10 @@ class Source:
             expressible, instead: as for `require_settings`.
 
         Raises:
-            UserError: the model has such a setting, or its weights are integers.
+            UserError: the model has such a setting or a template for prompts, or its weights are integers.
         """
+        if self.tokenizer.turn_id is not None:  # a template for prompts, which only `yinggem` applies
+            raise cannot_express(format_name, "data.format=pairs", "--format safetensors or html")
         if kind := quantization_of(self.model):
             raise UserError(
                 f"{self.path} is quantized ({kind}), and --format {format_name} holds floats; export the checkpoint it "

@@ -139,7 +139,8 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name in table[0] if name != "folder" and not follows_from_text(name, runs)]
+    left_out = {"folder", *(name for name in distinguishing(runs) if follows_from_text(name, runs))}
+    names = [name for name in table[0] if name not in left_out]
     drawn = Table(*map(short(names).__getitem__, names))
     drawn.add_column("folder", no_wrap=True)
     above = os.path.commonpath([entry.folder.parent for entry in runs])  # what all folders have in common
@@ -159,9 +160,8 @@ def show(table: list[dict[str, Any]], runs: list[Run]) -> None:
 def follows_from_text(name: str, runs: list[Run]) -> bool:
     """Whether a setting is the same in all runs on the same text: as a rule, each text chose its own."""
     texts = {entry.overrides.get(TEXT) for entry in runs}
-    values = {(entry.overrides.get(TEXT), entry.overrides.get(name)) for entry in runs if name in entry.overrides}
-    chosen = len({text for text, _ in values}) == len(values) and name != TEXT
-    return len(texts) > 1 and chosen and any(name in entry.overrides for entry in runs)
+    values = {(entry.overrides.get(TEXT), entry.overrides.get(name)) for entry in runs}
+    return name != TEXT and 1 < len(texts) == len(values)
 
 
 def short(names: list[str]) -> dict[str, str]:

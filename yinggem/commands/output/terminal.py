@@ -22,8 +22,6 @@ HELP = """Each line continues the text; an empty one lets the model go on. A lin
 Ctrl-C stops the text; Ctrl-D or /quit leaves.
 """
 COMMANDS = ("help", "quit", "reset", "save", "seed", "length", "show")
-
-
 OFF = "off"  # a setting that is None
 
 

@@ -16,7 +16,7 @@ import tiktoken
 import torch
 
 from yinggem.engine.build_wasm import WASM
-from yinggem.engine.engine import ACTIVATIONS, NORMS, SETTINGS, rotary_frequencies
+from yinggem.engine.engine import SETTINGS, rotary_frequencies, shape_of
 from yinggem.engine.weights import HEAD, matrices_of, norms_of
 from yinggem.export.source import Source
 from yinggem.inference.memory_step import MOST_SHARE
@@ -126,11 +126,9 @@ def _header(source: Source) -> dict[str, Any]:
 
 
 def _shape(config: ModelConfig) -> list[float]:
-    """As the arguments of page_open in wasm.c."""
-    sizes = [config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads]
-    sizes += [config.key_value_heads, config.intermediate_size, config.attention_window or 0]
-    kinds = [ACTIVATIONS.index(config.activation), NORMS.index(config.norm), int(config.qk_norm)]
-    return [*sizes, *kinds, -1 if config.document_end is None else config.document_end, config.rms_norm_eps]
+    """As the arguments of page_open in wasm.c, which are in the order of the struct."""
+    shape = shape_of(config)
+    return [getattr(shape, field[0]) for field in shape._fields_]
 
 
 def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:

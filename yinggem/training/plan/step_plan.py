@@ -68,8 +68,13 @@ def validations_per_step(cfg: Any, data: TextDataModule) -> float:
         return 0.0  # by epochs
     batches = len(data.val_dataloader())
     batches = min(batches, share) if isinstance(share, int) else int(batches * (1.0 if share is None else share))
+    return validation_steps(batches, data, cfg.trainer.accumulate_grad_batches) / every
+
+
+def validation_steps(batches: float, data: TextDataModule, accumulated: int) -> float:
+    """How many optimizer steps take as long as a validation of so many batches."""
     tokens = batches * data.eval_batch_size * data.eval_context_length
-    return FORWARD * tokens / (data.tokens_per_step * cfg.trainer.accumulate_grad_batches) / every
+    return FORWARD * tokens / (accumulated * data.batch_size * data.context_length)
 
 
 def depends_on_length(module: LanguageModule) -> bool:
