@@ -100,6 +100,15 @@ def test_a_damaged_last_checkpoint_is_named_with_the_newest_good_one(stopped, ex
     assert differences(expected, place.run_folder()) == []
 
 
+def test_where_no_checkpoint_is_whole_the_run_must_be_trained_again(stopped, tmp_path, straight):
+    place = Place(tmp_path / "all damaged", straight[0])
+    shutil.copytree(stopped.outputs, place.outputs, symlinks=True)
+    for checkpoint in (place.run_folder() / "checkpoints").glob("*.ckpt"):
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    process = place.run("ckpt_path=last", f"outputs={place.outputs}")
+    assert process.status == 2 and "train it again" in process.sentence()
+
+
 def test_a_run_killed_before_its_command_line_was_written_is_told_apart(place):
     run = place.outputs / "2026-01-01" / "10-00-00"
     (run / ".hydra").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """A cache folder that several processes share: where it is, and files that are made once and verified when opened."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -24,6 +25,12 @@ def default_cache_dir() -> Path:
     wanted = Path(os.environ.get("YINGGEM_CACHE") or f"{home}/yinggem").expanduser()
     with contextlib.suppress(UserError):
         return usable_folder(wanted)
+    return folder_instead_of(wanted)
+
+
+@functools.cache  # to be told once is enough
+def folder_instead_of(wanted: Path) -> Path:
+    """A temporary folder of this user, in place of one that cannot be written; a warning says so."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     temporary = Path(tempfile.gettempdir()) / f"yinggem-{user}"
     log.warning("The cache folder %s cannot be written; using %s instead.", wanted, temporary)

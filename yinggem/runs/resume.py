@@ -8,7 +8,17 @@ from typing import Any
 
 from yinggem.common.errors import UserError
 from yinggem.common.program import typed
-from yinggem.runs.layout import LAST, OVERRIDES, SOURCES, SWEEP, checkpoint, newest_run, newest_sweep, run_of
+from yinggem.runs.layout import (
+    CHECKPOINTS,
+    LAST,
+    OVERRIDES,
+    SOURCES,
+    SWEEP,
+    checkpoint,
+    newest_run,
+    newest_sweep,
+    run_of,
+)
 from yinggem.runs.record import read_config, read_config_folders, read_overrides
 
 NEEDED = {"global_step": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
@@ -90,7 +100,7 @@ def step_to_go_on_from(path: Path) -> tuple[int, bool]:
 
 
 def _with_a_better_one(path: Path, error: UserError) -> UserError:
-    """The error, and the newest checkpoint of the same run that is not damaged."""
+    """The error, and the newest checkpoint of the same run that is not damaged, or that there is none."""
     from yinggem.inference.checkpoint import read_checkpoint
 
     for other in sorted(path.parent.glob("*.ckpt"), key=lambda one: one.stat().st_mtime, reverse=True):
@@ -104,7 +114,9 @@ def _with_a_better_one(path: Path, error: UserError) -> UserError:
             f"{str(error).partition('; use')[0]}; the newest good one of this run is {other}: "
             f"continue from it with `{typed('train')} ckpt_path={shlex.quote(str(other))}`."
         )
-    return error
+    if path.parent.name != CHECKPOINTS:  # a file that lies elsewhere
+        return error
+    return UserError(f"{str(error).partition('; use')[0]}; no other one of this run is whole, so train it again.")
 
 
 def continued_config(
