@@ -63,7 +63,6 @@ def shared(dropout: float, shape: tuple[int, int], steps: tuple[int, int]) -> li
 
 
 MUON, MUON_DECAY = ("optimizer=muon",), ("optimizer=muon_decay",)
-ADAFACTOR = ("optimizer=adafactor", "optimizer.lr=0.02")  # for weights that know something already
 # From random weights. By characters of one byte a vocabulary pays only once there is text to learn it from; a
 # character of Chinese is three bytes, and its commonest ones are worth an id each much sooner.
 PLAIN = (
@@ -84,14 +83,14 @@ FOR_PAIRS = ["data.mask_documents=true", "memory=none"]
 MEMORY = "memory=ngram"
 FEW_WORDS = 500  # bytes of text to each different word, at least
 # From the starter, for English: bytes, steps and those from one validation to the next, optimizer. The strong decay of
-# experiment=finetune keeps a small text from being learnt by heart; a larger one is learnt faster without it.
+# experiment=finetune keeps a small text from being learnt by heart; a larger one is learnt better with less of it.
 FINETUNED: tuple[tuple[float, tuple[int, int], tuple[str, ...]], ...] = (
-    (10e3, (60, 6), ()),
-    (60e3, (150, 15), ()),
-    (250e3, (300, 30), ()),
-    (500e3, (400, 40), ADAFACTOR),
-    (1.5e6, (1000, 100), ADAFACTOR),
-    (math.inf, (1600, 160), ADAFACTOR),
+    (10e3, (20, 2), ()),
+    (60e3, (60, 6), ()),
+    (150e3, (200, 20), ()),
+    (500e3, (400, 40), ("optimizer.weight_decay=0.2",)),
+    (1.5e6, (1000, 100), ("optimizer.weight_decay=0",)),
+    (math.inf, (1600, 160), ("optimizer.weight_decay=0",)),
 )
 FINETUNED_DROPOUT = 0.1
 
