@@ -17,6 +17,7 @@ import yinggem
 from yinggem.commands import evaluate as command
 from yinggem.commands import quantize
 from yinggem.common.command_line import run
+from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import read_checkpoint, save_model, write_checkpoint
 from yinggem.model.config import ModelConfig
 from yinggem.model.transformer import Transformer
@@ -63,6 +64,11 @@ def test_a_page_shows_what_the_score_says(model, tmp_path, monkeypatch):
     assert len(bits) == len(text) and bits[1:] == pytest.approx([t.nats / np.log(2) for t in score.tokens], abs=0.051)
     assert f"{score.bits_per_byte:.4f} bits per byte" in page and "<b>" not in page
     assert "poem.txt, all of it" in out.getvalue() and f"{score.bits_per_byte:.4f}" in out.getvalue()
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        command.main(["--checkpoint", "a.ckpt", "--data", "poem.txt", "--html", "page.html"])  # its own page, again
+    with pytest.raises(UserError, match=r"poem\.txt exists already, and `yinggem evaluate` did not write it"):
+        command.main(["--checkpoint", "a.ckpt", "--data", "poem.txt", "--html", "poem.txt"])
+    assert (tmp_path / "poem.txt").read_text() == text
 
 
 # --- a checkpoint knows its text -------------------------------------------------------------------------------------

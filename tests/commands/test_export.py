@@ -126,3 +126,23 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(typed, checkpoint,
     with pytest.raises(SystemExit):
         exported(typed, checkpoint, "pickle", tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+@pytest.mark.parametrize(("name", "file"), [("safetensors", "a.safetensors"), ("html", "a.html")])
+def test_a_file_is_replaced_only_if_an_export_wrote_it(typed, checkpoint, tmp_path, name, file):
+    (tmp_path / file).write_text("mine")
+    assert f"{file} exists already" in exported(typed, checkpoint, name, tmp_path / file).refused()
+    assert (tmp_path / file).read_text() == "mine"
+    (tmp_path / file).unlink()
+    for _ in range(2):
+        assert exported(typed, checkpoint, name, tmp_path / file).status == 0
+
+
+def test_what_was_trained_is_never_replaced_by_a_quantized_checkpoint(typed, checkpoint, tmp_path):
+    trained = tmp_path / "other.ckpt"
+    trained.write_bytes(checkpoint.read_bytes())
+    into = ["quantize", "--checkpoint", checkpoint, "--output"]
+    assert "other.ckpt exists already and is no quantized checkpoint" in typed(*into, trained).refused()
+    assert trained.read_bytes() == checkpoint.read_bytes()
+    for kind in ("int8", "int4"):  # but what can be made again is
+        assert typed(*into, tmp_path / "small.ckpt", "--quantize", kind).status == 0

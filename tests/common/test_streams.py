@@ -75,6 +75,19 @@ def test_a_command_whose_output_is_the_result_says_when_it_is_lost(tmp_path, end
     assert (b"error: Cannot write the output" in done.stderr) == (status == 2)
 
 
+@pytest.mark.parametrize("python", ["", "-u"])
+def test_a_warning_is_told_at_once(python):
+    code = (
+        "import sys\nfrom yinggem.common.streams import make_streams_safe\nmake_streams_safe(keep_going=True)\n"
+        "print('a warning', file=sys.stderr)\nsys.stdin.read()"
+    )
+    command = [sys.executable, *python.split(), "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stderr
+        assert process.stderr.readline() == b"a warning\n"  # it waits for this test meanwhile
+        process.stdin.close()
+
+
 def test_a_slow_reader_that_does_not_block_gets_everything(tmp_path):
     """Some programs leave their end of a pipe or terminal non-blocking, for which print raises BlockingIOError."""
     done = printing(tmp_path, "| (sleep 0.5; cat)", python=(

@@ -61,6 +61,22 @@ def test_any_set_of_runs_can_be_compared(sweep, tmp_path, capsys):
     assert [run.folder.name for run in find_runs([sweep / "2", sweep / "0"])] == ["0", "2"]
 
 
+def test_a_file_of_that_name_that_is_not_a_comparison_stays(sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results.csv").write_text("number,text\n1,mine\n")
+    with pytest.raises(UserError, match=r"results\.csv exists already"):
+        main([str(sweep / "0"), str(sweep / "2")])
+    assert "mine" in (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").unlink()
+    for _ in range(2):
+        main([str(sweep / "0"), str(sweep / "2")])
+
+
+def test_a_folder_that_is_missing_is_named(sweep):
+    with pytest.raises(UserError, match="no-such is no folder"):
+        main([str(sweep / "0"), str(sweep / "no-such")])
+
+
 def test_no_runs_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="No run was found"):
         find_runs([tmp_path])

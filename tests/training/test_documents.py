@@ -47,6 +47,12 @@ def test_a_text_that_is_too_short_says_how_long_one_would_do(tmp_path):
     data(tmp_path / "x.txt", 1000).setup()
 
 
+def test_a_text_of_white_space_is_refused(tmp_path):
+    (tmp_path / "x.txt").write_text(" \n\n\t " * 200)
+    with pytest.raises(UserError, match="holds white space alone"):
+        data(tmp_path / "x.txt").setup()
+
+
 @pytest.mark.parametrize("how", [{"val_fraction": 0.0001}, {"test_fraction": 0.0001}])
 def test_a_part_with_nothing_in_it_is_refused(tmp_path, how):
     (tmp_path / "x.txt").write_text("x" * 300)

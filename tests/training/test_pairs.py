@@ -94,6 +94,8 @@ def test_a_model_that_learnt_pairs_answers_and_stops(tmp_path, words):
             "trainer.val_check_interval=200", "optimizer=muon_short", "data.val_fraction=0.1",
         ]
     )  # fmt: skip
+    sample = (run.folder / "samples.txt").read_text().splitlines()
+    assert sample[1] in {row["prompt"] for row in rows}  # one of its own, and the answer below
     model = yinggem.load(run.folder, device="cpu")
     answers = [model.generate(row["prompt"], max_new_tokens=9, temperature=0.0) for row in rows[-20:]]
     assert sum(answer == row["completion"] for answer, row in zip(answers, rows[-20:], strict=True)) >= 17

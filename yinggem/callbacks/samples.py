@@ -17,6 +17,8 @@ from yinggem.inference.networks.opening import network_of
 from yinggem.inference.sampling import Sampling, default_repetition_penalty
 from yinggem.memory.ngram_memory import NgramMemory
 from yinggem.model.transformer import Transformer
+from yinggem.text.opening import SEARCHED, opening_of
+from yinggem.training.datamodule import TextDataModule
 from yinggem.training.final_validation import is_final_validation
 from yinggem.training.module import LanguageModule
 
@@ -26,7 +28,7 @@ class TextSamples(Callback):
 
     Args:
         dirpath: the folder of samples.txt.
-        prompt: text to continue; empty starts from a newline.
+        prompt: text to continue; empty starts from a newline, and asks a model of pairs one of the text's own prompts.
         max_new_tokens, temperature, top_p, seed: as generate.py.
 
     Raises:
@@ -56,13 +58,18 @@ class TextSamples(Callback):
         """One sample of `model`, the module's own or another with its tokenizer, and of its memory."""
         sampling = replace(self.sampling, repetition_penalty=default_repetition_penalty(module.tokenizer.name))
         (steps,) = memory_steps(memory, module.tokenizer, self.prompt, 1)
-        return self.prompt + complete_text(
+        completion = complete_text(
             network_of(model), module.tokenizer, self.prompt, self.max_new_tokens, sampling, self.seed, steps
         )
+        return self.prompt + ("" if module.tokenizer.template is None else "\n") + completion
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a prompt that cannot be continued now, not hours later."""
         assert isinstance(pl_module, LanguageModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if pl_module.tokenizer.template is not None and not self.prompt and isinstance(data, TextDataModule):
+            assert data.split is not None
+            self.prompt = opening_of(data.split.val[:SEARCHED], pl_module.tokenizer)
         prompt_ids(pl_module.tokenizer, self.prompt)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

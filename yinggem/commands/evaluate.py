@@ -9,7 +9,7 @@ from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
-from yinggem.common.files import write_atomically
+from yinggem.common.files import check_replaceable, write_atomically
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.document_scores import DocumentScores
@@ -18,6 +18,7 @@ from yinggem.inference.files.stored_model import read_model
 from yinggem.inference.language_model import LanguageModel
 from yinggem.inference.networks.device import choose_device
 from yinggem.inference.networks.torch_network import TorchNetwork
+from yinggem.inference.pages.self_contained import MARK
 from yinggem.inference.pages.surprise_page import page_of_ids
 from yinggem.inference.starter import memory_of
 from yinggem.memory.ngram_memory import COUNTED_TOKENS, NgramMemory
@@ -62,6 +63,8 @@ def evaluation_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
+    if options.html:
+        check_replaceable(options.html, MARK, "yinggem evaluate")
     options.split = options.split or ("all" if options.html and options.data else "val")
     path, said = find_model(options.checkpoint)
     if said:

@@ -23,17 +23,27 @@ def quantization_parser() -> Parser:
     return parser
 
 
+def is_quantized(path: str) -> bool:
+    """Whether a file is a checkpoint that can be made again, and not one that was trained."""
+    try:
+        return bool(read_model(path).entry.get("quantization"))
+    except UserError:
+        return False
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Load, quantize, save, say how large it is.
 
     Raises:
-        UserError: as `load_model` and `write_checkpoint`; the output is the checkpoint itself.
+        UserError: as `load_model` and `write_checkpoint`; the output is a file that is no quantized checkpoint.
     """
     options = quantization_parser().parse_args(arguments)
     path = find_checkpoint(options.checkpoint)
     if os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(path, options.output):
         raise UserError(f"--output {options.output} is the checkpoint itself, and quantized weights cannot be trained; "
                         "name another file.")  # fmt: skip
+    if os.path.isfile(options.output) and not is_quantized(options.output):
+        raise UserError(f"--output {options.output} exists already and is no quantized checkpoint; name another file.")
     stored = read_model(path)
     model, tokenizer = load_model(path, quantization=options.quantize, stored=stored)
     kept = {name: stored.entry[name] for name in ("context_length", "data") if name in stored.entry}

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from yinggem.common.errors import UserError
 
+HEAD = 1 << 16  # bytes in which a file says what it is
 LEFTOVER = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.(partial|earlier)")  # name, process, kind
 
 
@@ -42,6 +43,19 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
     finally:
         with contextlib.suppress(OSError):  # a parent of the path is not a folder
             partial.unlink(missing_ok=True)
+
+
+def check_replaceable(path: str | Path, mark: bytes, command: str) -> None:
+    """UserError where there is a file that `command` did not write, since its beginning does not hold `mark`."""
+    if not Path(path).is_file():
+        return
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(HEAD)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    if begin and mark not in begin:
+        raise UserError(f"{path} exists already, and `{command}` did not write it; name another file.")
 
 
 def leftovers(folder: Path) -> Iterator[tuple[Path, str, str]]:

@@ -101,6 +101,6 @@ def _lossy(stream: Any) -> Any:
         io.BufferedWriter(LossyOutput(stream)),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        line_buffering=stream.line_buffering
+        or stream.write_through,  # now there is a buffer, which `python -u` has not
     )

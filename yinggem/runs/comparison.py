@@ -16,6 +16,7 @@ from yinggem.runs.record import read_overrides
 from yinggem.runs.result import OBJECTIVE, TEST, read_result
 
 TEXT = "data.path"
+LAST_COLUMNS = ("steps", "state", "folder")  # of every table
 BESIDE = ("counting", "together")  # bits per byte of counting alone, and of network and counting together
 
 
@@ -83,8 +84,11 @@ def find_runs(folders: list[Path]) -> list[Run]:
     """Every run in or below the folders, best first.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a folder is missing.
     """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; name folders that train.py wrote.")
     below = ((Path(place), names) for folder in folders for place, _, names in os.walk(folder))
     places = {path.parent.resolve() for path, names in below if path.name == ".hydra" and "overrides.yaml" in names}
     if not places:
@@ -109,7 +113,7 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
         | {name: entry.result.get(f"{name}_{OBJECTIVE}", "") for name in beside}
         | {name: entry.result.get(name, "") for name in test}
         | {"val/loss": entry.loss, "perplexity": entry.result.get("perplexity", "")}
-        | {"steps": entry.steps, "state": entry.state, "folder": str(entry.folder)}
+        | dict(zip(LAST_COLUMNS, (entry.steps, entry.state, str(entry.folder)), strict=True))
         for entry in runs
     ]
 

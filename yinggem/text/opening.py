@@ -7,6 +7,7 @@ import numpy as np
 from yinggem.text.marks import PLACE
 from yinggem.text.vocabulary import Tokenizer
 
+SEARCHED = 1 << 16  # tokens of a text that are enough to find a beginning in
 LONGEST = 40  # characters of a beginning
 
 

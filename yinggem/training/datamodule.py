@@ -109,18 +109,22 @@ class TextDataModule(LightningDataModule):
         if not rank():
             for note in [*corpus.notes, *notes_on_split(corpus, how, self.cache_dir)]:
                 warnings.warn(note, stacklevel=2)
-        self._refuse_short(corpus, split)
+        self._refuse_useless(corpus, split)
         self.split, self._text_fingerprint = split, corpus.fingerprint
 
-    def _refuse_short(self, corpus: Corpus, split: TokenizedSplit) -> None:
-        """UserError where a split is too short, which says how much would do."""
+    def _refuse_useless(self, corpus: Corpus, split: TokenizedSplit) -> None:
+        """UserError where nothing is to be learnt, or a split is too short, which says how much would do."""
         name, wanted = self.path or self.source, self.context_length + 1
+        if all(map(str.isspace, corpus.iter_text())):
+            raise UserError(f"{name} holds white space alone; name a text with words in it.")
         if len(split.train) < wanted:
-            needed = -(-corpus.characters * wanted // max(1, len(split.train)))
+            needed = 1.2 * corpus.characters * wanted / max(1, len(split.train))  # other text has fewer tokens
+            step = 10 ** max(0, len(str(int(needed))) - 2)
+            enough = -(-needed // step) * step
             raise UserError(
                 f"The training split of {name} is shorter than one window of "
                 f"data.context_length={self.context_length} and its target; lower that, or use a longer text: "
-                f"about {needed:,} characters instead of {corpus.characters:,} would be enough."
+                f"about {enough:,.0f} characters instead of {corpus.characters:,} would be enough."
             )
         if len(split.val) < 2:
             raise UserError(f"The validation split of {name} is empty; raise data.val_fraction or use a longer text.")

@@ -102,6 +102,8 @@ class Terminal:
             name, _, value = line[1:].strip().partition(" ")
             self.obey(name, value.strip())
             return
+        if not line.strip() and self.conversation.tokenizer.template is not None:
+            return  # no question
         for piece in self.conversation.say(line.removeprefix("/") if line.startswith("//") else line, self.length):
             self._show(piece)
         self._show("\n")

@@ -29,11 +29,10 @@ from yinggem.runs.metrics_file import read_metrics
 from yinggem.runs.overfitting import ByHeart, learnt_by_heart
 from yinggem.runs.result import OBJECTIVE, TEST
 from yinggem.runs.resume import Resumption
-from yinggem.text.opening import opening_of
+from yinggem.text.opening import SEARCHED, opening_of
 from yinggem.training.datamodule import TextDataModule
 from yinggem.training.module import LanguageModule
 
-OPENING_TOKENS = 1 << 16  # of a text, which are searched for a beginning
 QUIET = (
     ".*does not have many workers.*",
     ".*Consider setting `persistent_workers=True`.*",
@@ -235,7 +234,7 @@ def generate_command(checkpoint: Path, data: TextDataModule) -> str:
         words += ["--checkpoint", shortest_path(checkpoint)]
     assert data.split is not None
     ids = data.split.train if len(data.split.train) else data.split.val
-    opening = opening_of(ids[:OPENING_TOKENS], data.tokenizer)
+    opening = opening_of(ids[:SEARCHED], data.tokenizer)
     return f"{shlex.join(words)} --prompt {shlex.quote(opening)}" if opening else shlex.join(words)
 
 

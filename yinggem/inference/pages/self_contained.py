@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+MARK = b'<meta name="generator" content="YingGem">'  # by it a page that was written before may be replaced
+
 
 def page_of(title: str, body: str, style: str, script: str = "") -> str:
     """The page, as HTML.
@@ -19,7 +21,7 @@ def page_of(title: str, body: str, style: str, script: str = "") -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{MARK.decode()}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{shown(title)}</title>\n<style>{style}</style></head><body>\n{body}"
         f"{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
