@@ -47,10 +47,10 @@ PEERS = ("PPMd", "xz")
 PLAIN = ["0.2", "0.1-optimizer=muon", "0.1-optimizer=muon_decay", "0.2-optimizer=muon_decay"]
 STARTER = [
     "optimizer=muon_decay",
-    "optimizer=muon_decay-optimizer.adamw_lr=0.01",
-    "optimizer=muon_decay-optimizer.adamw_lr=0.01-optimizer.lr=0.04",
     "optimizer=adafactor-optimizer.lr=0.02",
-    "optimizer=adafactor-optimizer.lr=0.04",
+    "optimizer=adafactor_decay",
+    "optimizer=adafactor_decay-optimizer.weight_decay=0.2",
+    "optimizer=adafactor_decay-optimizer.weight_decay=1.0",
 ]
 SWEEPS = {
     "plain": [
