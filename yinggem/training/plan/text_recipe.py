@@ -76,7 +76,7 @@ WIDE = (
     Row(10e3, "byte", 0.2, (256, 4), (150, 15), MUON_DECAY),
     Row(60e3, 512, 0.2, (256, 4), (600, 60), MUON_DECAY),
     Row(250e3, 1024, 0.1, (128, 8), (1000, 100), MUON_DECAY),
-    Row(500e3, 2048, 0.1, (128, 8), (500, 50), MUON),
+    Row(500e3, 2048, 0.1, (128, 8), (1000, 100), MUON),
     Row(1.5e6, 2048, 0.1, (128, 8), (2000, 200), MUON),
 )
 # Of pairs in few words, as sums in words are: every pair is a sequence of its own, and counting knows no new answer.
