@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from yinggem.common.command_line import Parser
-from yinggem.common.files import check_replaceable
+from yinggem.common.files import check_file_replaceable
 from yinggem.runs.comparison import LAST_COLUMNS, compare
 
 
@@ -18,6 +18,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.csv and comparison.png")
     options = parser.parse_args(arguments)
     target = options.output or (options.folders[0] if len(options.folders) == 1 else Path())
-    check_replaceable(target / "results.csv", ",".join(LAST_COLUMNS).encode(), "yinggem compare")
+    check_file_replaceable(target / "results.csv", ",".join(LAST_COLUMNS).encode(), "yinggem compare")
     compare(options.folders, target)
     print(f"Written: {target / 'results.csv'}, {target / 'comparison.png'}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from yinggem.common.command_line import Parser, number, whole_number
 from yinggem.common.errors import UserError
-from yinggem.common.files import check_replaceable, write_atomically
+from yinggem.common.files import check_file_replaceable, write_atomically
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.counting import evaluate_with_counting
 from yinggem.inference.document_scores import DocumentScores
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Load, tokenize, evaluate, print."""
     options = evaluation_parser().parse_args(arguments)
     if options.html:
-        check_replaceable(options.html, MARK, "yinggem evaluate")
+        check_file_replaceable(options.html, MARK, "yinggem evaluate")
     options.split = options.split or ("all" if options.html and options.data else "val")
     path, said = find_model(options.checkpoint)
     if said:

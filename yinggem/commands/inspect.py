@@ -6,7 +6,7 @@ import sys
 from yinggem.commands.generate import read_text
 from yinggem.common.command_line import Parser
 from yinggem.common.errors import UserError
-from yinggem.common.files import check_replaceable, write_atomically
+from yinggem.common.files import check_file_replaceable, write_atomically
 from yinggem.inference.checkpoint import load_model
 from yinggem.inference.completion import prompt_ids
 from yinggem.inference.pages.attention_page import MOST_TOKENS, AttentionMaps, attention_maps, attention_page
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not text:
         raise UserError("The prompt is empty; write a text whose tokens can look at each other.")
     if options.html:
-        check_replaceable(options.html, MARK, "yinggem inspect")
+        check_file_replaceable(options.html, MARK, "yinggem inspect")
     path, said = find_model(options.checkpoint)
     if said:
         print(f"note: {said}", file=sys.stderr)

@@ -45,7 +45,7 @@ def write_atomically(path: str | Path, content: bytes | Callable[[BinaryIO], Any
             partial.unlink(missing_ok=True)
 
 
-def check_replaceable(path: str | Path, mark: bytes, command: str) -> None:
+def check_file_replaceable(path: str | Path, mark: bytes, command: str) -> None:
     """UserError where there is a file that `command` did not write, since its beginning does not hold `mark`."""
     if not Path(path).is_file():
         return

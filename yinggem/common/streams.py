@@ -97,10 +97,10 @@ def _lossy(stream: Any) -> Any:
         return stream
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
+    # A stream of `python -u` writes through to no buffer; there is one now, which is flushed at the end of a line.
     return io.TextIOWrapper(
         io.BufferedWriter(LossyOutput(stream)),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=stream.line_buffering
-        or stream.write_through,  # now there is a buffer, which `python -u` has not
+        line_buffering=stream.line_buffering or stream.write_through,
     )

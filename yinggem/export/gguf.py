@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import check_replaceable, write_atomically
+from yinggem.common.files import check_file_replaceable, write_atomically
 from yinggem.export.formats import needed
 from yinggem.export.hf_config import EXPRESSIBLE, LONGEST
 from yinggem.export.hf_tokenizer import byte_names, merges
@@ -45,7 +45,7 @@ def export(source: Source, output: Path) -> None:
     if source.tokenizer.name == "char":  # it splits what it does not know into bytes, which are no tokens here
         raise cannot_express("gguf", "tokenizer=char", "--format hf")
     needed("gguf", "gguf")
-    check_replaceable(output, ARCHITECTURE.encode(), "yinggem export")
+    check_file_replaceable(output, ARCHITECTURE.encode(), "yinggem export")
     write_atomically(output, lambda file: _write(source, Path(file.name)))  # the library opens it by its name
 
 

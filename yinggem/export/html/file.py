@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from yinggem.common.errors import UserError
-from yinggem.common.files import check_replaceable, write_atomically
+from yinggem.common.files import check_file_replaceable, write_atomically
 from yinggem.engine.engine import ACTIVATIONS, NORMS, OPTIONS
 from yinggem.export.html.bundle import bundle
 from yinggem.export.html.contents import contents
@@ -46,7 +46,7 @@ def export(source: Source, output: Path) -> None:
             f"{source.path} has {config.parameters / 1e6:.0f} million parameters, and --format html takes up to "
             f"{MOST_PARAMETERS / 1e6:.0f} million; use --format onnx or hf, or `yinggem serve`."
         )
-    check_replaceable(output, MARK, "yinggem export")
+    check_file_replaceable(output, MARK, "yinggem export")
     write_atomically(output, lambda file: _write(source, file))
 
 
