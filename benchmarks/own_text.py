@@ -10,8 +10,8 @@ nine tenths trained the starter, so trials from the starter mean something on ot
 sweeps and the short form: as many training tokens for every trial, whatever else the machine does. A sweep is 20
 trials, and its trials are of the network alone.
 
-`chosen` is what `data=text data.path=X` alone chooses, its length included, but no longer than --minutes. Beside the
-network it has what counting reaches, and both together, and what compressors need for the last tenth when they were
+`chosen` is what `data=text data.path=X` alone chooses, its length included, but no longer than --minutes; `scratch` is
+what it chooses from random weights, as for a text that is not English. Beside the network it has what counting reaches, and both together, and what compressors need for the last tenth when they were
 given the rest: PPMd for every window alone, of as many bytes as the evaluation's, xz -9e for all of it in one piece.
 Both sizes are whole bytes.
 
@@ -40,7 +40,9 @@ from yinggem.text.documents import iter_text
 from yinggem.text.files.text_files import find_text_files
 
 KILOBYTES = [5, 20, 100, 300, 1000, 5000]
-CHOSEN, WINDOW = "chosen", 1024  # a trial; tokens of a window of an evaluation
+# Trials that are a text's choice: for the text as it is, and from random weights, as a typed word of the network asks.
+CHOICES = {"chosen": [], "scratch": ["model.hidden_size=128"]}
+WINDOW = 1024  # tokens of a window of an evaluation
 WINDOWS = 10  # of which PPMd reads the training text again, at most
 KINDS = ("bits_per_byte", "counting_bits_per_byte", "together_bits_per_byte")
 PEERS = ("PPMd", "xz")
@@ -67,8 +69,8 @@ def trial_words(name: str) -> list[str]:
 
     KIND is byte, bpe512 ..., starter; /4 ends after a quarter of the time.
     """
-    if name == CHOSEN:
-        return []
+    if name in CHOICES:
+        return CHOICES[name]
     kind, dropout, *more = name.split("-", 2)
     kind = kind.partition("/")[0]
     words = [f"model.dropout={dropout}", *(more[0].split("-") if more else [])]
@@ -88,7 +90,7 @@ def setting(name: str, words: list[str], default: int) -> int:
 def length_words(name: str, words: list[str], minutes: float, tokens: int | None) -> list[str]:
     """How long a trial trains, with a validation after every tenth of it; the choice of a text says so itself."""
     time_limit = f"trainer.max_time=00:00:{int(minutes):02}:{round(minutes % 1 * 60):02}"
-    if name == CHOSEN:
+    if name in CHOICES:
         return ["trainer.max_time=null"] if tokens else [time_limit]
     if tokens:
         part = int(name.partition("-")[0].partition("/")[2] or 1)
@@ -108,14 +110,14 @@ def measure(what: dict[str, Any], text: bytes, more: list[str]) -> dict[str, Any
         path = Path(folder, "text.txt")
         path.write_bytes(text)
         quiet = ["callbacks=[checkpoint]", "logger=csv", f"outputs={folder}/o", f"seed={what['seed']}"]
-        quiet += [] if name == CHOSEN else ["memory=none", "baseline=false"]
+        quiet += [] if name in CHOICES else ["memory=none", "baseline=false"]
         start = time.perf_counter()
         length = length_words(name, words, what["minutes"] or 0, what["tokens"])
         run = train(["data=text", f"data.path={path}", *quiet, *length, *words, *more])
         seconds = time.perf_counter() - start
     figures = {name: run.figures[name] for name in (*KINDS, "loss", "steps", "best_step") if name in run.figures}
     window = round(WINDOW * figures["loss"] / math.log(2) / figures["bits_per_byte"])  # bytes
-    peers = compressors(text, window) if name == CHOSEN else {}
+    peers = compressors(text, window) if name in CHOICES else {}
     return what | figures | {"seconds": seconds} | peers
 
 

@@ -42,7 +42,7 @@ def test_each_file_is_one(tmp_path):
     rows(tmp_path / "d" / "e.jsonl", {"text": "row"}, {"text": "another"})
     assert found(tmp_path / "d", documents="files") == ["one\ntwo", "  an indented\n\nfirst line", "row\nanother"]
     corpus = open_corpus("text", tmp_path / "d", tmp_path / "cache", Reading(documents="files"))
-    assert corpus.notes == ["1 of 4 documents are empty and left out."]
+    assert corpus.notes == ["Empty documents are left out: 1 of 4."]
 
 
 def test_each_row_is_one_and_each_other_file(tmp_path):

@@ -84,7 +84,7 @@ class Corpus:
                 "text that is in both splits makes the validation loss look too good."
             )
         if self.empty:
-            found.append(f"{self.empty:,} of {self.documents + self.empty:,} documents are empty and left out.")
+            found.append(f"Empty documents are left out: {self.empty:,} of {self.documents + self.empty:,}.")
         return [one_line(sentence) for sentence in found]
 
 
