@@ -11,9 +11,9 @@ sweeps and the short form: as many training tokens for every trial, whatever els
 trials, and its trials are of the network alone.
 
 `chosen` is what `data=text data.path=X` alone chooses, its length included, but no longer than --minutes; `scratch` is
-what it chooses from random weights, as for a text that is not English. Beside the network it has what counting reaches, and both together, and what compressors need for the last tenth when they were
-given the rest: PPMd for every window alone, of as many bytes as the evaluation's, xz -9e for all of it in one piece.
-Both sizes are whole bytes.
+what it chooses from random weights, as for a text that is not English. Beside the network they have what counting
+reaches, and both together, and what compressors need for the last tenth when they were given the rest: PPMd for every
+window alone, of as many bytes as the evaluation's, xz -9e for all of it in one piece. Both sizes are whole bytes.
 
 Every figure is a line of the file of --results, and is not measured again. At its end the table is printed. Where other
 processes, or a GPU, share the work, --minutes means nothing: name --tokens. After --seconds no trial begins.
