@@ -207,6 +207,14 @@ def test_a_file_holds_the_model_that_quantizing_at_load_makes(tmp_path, changes,
     assert texts[0] == texts[1] == texts[2]
 
 
+def test_a_model_that_4_bits_do_not_fit_is_said_to_keep_8(tmp_path, kind, capsys):
+    model = make(hidden_size=40, num_attention_heads=2, intermediate_size=48)
+    save_model(tmp_path / "a.ckpt", model, ByteTokenizer())
+    quantize_main(["--checkpoint", str(tmp_path / "a.ckpt"), "--output", str(tmp_path / "q.ckpt"), "--quantize", kind])
+    assert ("all keep 8 bits" in capsys.readouterr().out) == (kind == "int4")
+    assert quantization_of(load_model(tmp_path / "q.ckpt")[0]) == "int8"
+
+
 def test_bad_numbers_and_unknown_kinds_are_refused():
     with pytest.raises(UserError, match="int8, int4, not 'int3'"):
         quantize(make(), "int3")

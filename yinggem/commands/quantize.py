@@ -10,6 +10,8 @@ from yinggem.common.errors import UserError
 from yinggem.inference.checkpoint import load_model, save_model
 from yinggem.inference.files.stored_model import read_model
 from yinggem.model.config import QUANTIZATIONS
+from yinggem.model.quantization import quantization_of
+from yinggem.model.weights import GROUP
 from yinggem.runs.layout import find_checkpoint
 
 
@@ -48,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     model, tokenizer = load_model(path, quantization=options.quantize, stored=stored)
     kept = {name: stored.entry[name] for name in ("context_length", "data") if name in stored.entry}
     save_model(options.output, model, tokenizer, stored.memory, **kept)
+    if quantization_of(model) != options.quantize:
+        print(f"No row of its matrices is whole groups of {GROUP} weights, as 4 bits need: all keep 8 bits.")
     if stored.memory:
         print("The training text is in it, compressed, for its memory.")
     before, after = os.path.getsize(path), os.path.getsize(options.output)
