@@ -58,6 +58,13 @@ def test_exact_and_near_ones_are_counted_and_named(tmp_path):
     assert duplicates_note(opened(tmp_path, texts[:303]), cut) == ""
 
 
+@pytest.mark.parametrize("length", [30, 1 << 20], ids=["short", "as long as a batch"])
+def test_a_text_of_copies_alone(tmp_path, length):
+    corpus = opened(tmp_path, [("la " * length)[:length]] * 12)
+    cut = Cuts.of(corpus, 0.1).val
+    assert duplicates_note(corpus, cut).startswith("1 of 1 documents outside the training split stand in it as well")
+
+
 @pytest.mark.parametrize("words", [3, 4, 5, 6, 40, SKETCH])
 def test_short_documents_are_compared_exactly(words):
     generator, checked = random.Random(words), set()

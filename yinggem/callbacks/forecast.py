@@ -76,12 +76,19 @@ def reasons(trainer: pl.Trainer) -> list[str]:
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         found.append(f"after trainer.max_epochs={trainer.max_epochs}")
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    found += ["when trainer.max_time is over" for one in callbacks if isinstance(one, Timer)]
+    found += [f"when trainer.max_time={max_time(one)} is over" for one in callbacks if isinstance(one, Timer)]
     for one in callbacks:
         if isinstance(one, EarlyStopping):
             times = max(1, one.patience)
             found.append(f"when {one.monitor} has not improved in {times} validation{'s' * (times > 1)}")
     return found
+
+
+def max_time(timer: Timer) -> str:
+    """The limit of a timer as trainer.max_time is typed, DD:HH:MM:SS."""
+    seconds = round(timer.time_elapsed() + (timer.time_remaining() or 0))
+    minutes, hours = seconds // 60, seconds // 3600
+    return f"{hours // 24:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
 
 
 def in_words(seconds: float) -> str:

@@ -113,7 +113,8 @@ def described(figures: dict[str, Any], documents: DocumentScores | None) -> list
     ]
     if documents is None:
         return lines
-    lines.append(f"{'documents':14} {documents.count:,}")
+    how = ", predicted by both together" if "together_loss" in figures else ""
+    lines.append(f"{'documents':14} {documents.count:,}{how}")
     for name, end in zip(("worst", "best"), documents.ends(), strict=True):
         lines += [
             f"  {name:12} {one.bits_per_byte:.4f} bits per byte: document {one.number:,}, {one.text[:SHOWN]}"

@@ -43,6 +43,7 @@ PACKAGE = Path(__file__).parents[1]
 CHECKOUT = PACKAGE.parent / "conf"
 CONF = CHECKOUT if (CHECKOUT / "train.yaml").is_file() else PACKAGE / "conf"  # beside the package, or inside its wheel
 TODAY, CONTINUED = "train", "continued"  # primary configurations: conf/train.yaml, and what a run has recorded
+SAY_HOW_LONG = ("experiment", "model", "optimizer", "trainer.max_steps", "trainer.max_epochs")
 OmegaConf.register_new_resolver("new_folder", str, use_cache=True, replace=True)  # a command's own creates the folder
 
 
@@ -203,6 +204,9 @@ class TrainCommand:
         trainer, module, data = build(cfg, self.processes, start)
         prepare_loggers(trainer, config, folder, run, partial(self._confirm, record if run else None))
         notes = [*filter(None, [self.words.choice.line]), *(start.notes if start else [])]
+        if run is None and self.words.names("init_from") and not any(map(self.words.names, SAY_HOW_LONG)):
+            notes.append("Note       init_from= leaves rate and length as model=tiny has them, for random weights; "
+                         "experiment=finetune has others, measured for this.")  # fmt: skip
         notes += [*precision_advice(trainer, cfg.get("gpu_precision")), *memory_advice(trainer, data)]
         print_beginning(trainer, module, data, folder, notes)
         trainer.fit(module, data, ckpt_path=run.checkpoint if run else None, weights_only=True)
@@ -215,13 +219,15 @@ class TrainCommand:
         """What init_from names; from here on the configuration has its shape and its tokenizer."""
         if not cfg.get("init_from"):
             return None
-        from yinggem.training.plan.starting_point import find_start, with_start
+        from yinggem.training.plan.starting_point import check_tokenizer, find_start, with_start
 
         start = find_start(str(cfg.init_from), run.checkpoint if run else None)
+        groups: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "tokenizer"]), resolve=True)
         if run is None or run.checkpoint is None:
-            groups: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "tokenizer"]), resolve=True)
             for name, group in with_start(groups, start, self.words.typed).items():
                 cfg[name] = group
+        else:
+            check_tokenizer(start, self.words.typed, groups["tokenizer"])
         return start
 
     def _confirm(self, record: Callable[[], None] | None) -> None:

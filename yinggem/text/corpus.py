@@ -133,7 +133,8 @@ def _verified(sources: FileList | tuple[Source, ...], reading: Reading, place: s
     known |= {name: tuple(known[name]) for name in ("copies", "borders")}
     corpus = Corpus(sources, reading, **known, _files=files)
     if not corpus.characters:
-        raise UserError(f"data.path={place} is empty; name a file with text in it.")
+        what = "holds no completion" if reading.has_pairs and corpus.empty else "is empty"
+        raise UserError(f"data.path={place} {what}; name a file with text in it.")
     return corpus
 
 

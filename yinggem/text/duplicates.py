@@ -141,7 +141,8 @@ def _batches(found: Iterable[Document]) -> Iterator[list[Document]]:
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
-    yield batch
+    if batch:
+        yield batch
 
 
 class _HeldOut:

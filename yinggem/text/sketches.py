@@ -39,7 +39,7 @@ class Sketches:
         A text of fewer than SHINGLE words is one shingle; one without words has none.
         """
         words = [WORD.findall(text.casefold()) for text in texts]
-        lengths = np.array([len(found) for found in words])
+        lengths = np.array([len(found) for found in words], np.int64)  # of no texts, too
         padded = np.maximum(lengths, np.where(lengths, SHINGLE, 0))  # a short text is filled up with zeros
         flat = np.zeros(int(padded.sum()) + SHINGLE, np.uint64)
         begins = np.cumsum(padded) - padded

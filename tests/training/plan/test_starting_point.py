@@ -1,5 +1,6 @@
 """init_from: the weights and the tokenizer of another run come along, and nothing else does."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,33 @@ def test_a_continued_run_ends_with_the_same_bits_also_where_it_came_from_is_gone
 
 
 @pytest.mark.slow
+def test_a_continued_run_keeps_the_tokenizer_that_came_along(place):
+    assert here(*NEW, "trainer.max_steps=1").status == 0
+    assert (
+        "tokenizer=char is another"
+        in here("ckpt_path=last", "outputs=new", "trainer.max_steps=2", "tokenizer=char").refused()
+    )
+
+
+@pytest.mark.slow
+def test_a_model_of_pairs_goes_on_with_a_text_without_turns(place):
+    rows = [{"prompt": f"{n} and one", "completion": str(n + 1)} for n in range(300)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert here(*BPE, "data.path=pairs.jsonl", "data.format=pairs", "outputs=pairs").status == 0
+    before = newest("pairs") / "checkpoints" / "last.ckpt"
+    done = here(*NEW, "init_from=pairs", "trainer.max_steps=1", "optimizer.lr=1e-9")
+    assert done.status == 0, done
+    last = newest("new") / "checkpoints" / "last.ckpt"
+    tokenizers = [load_model(path)[1] for path in (before, last)]
+    assert [one.turn_id is None for one in tokenizers] == [False, True]
+    assert tokenizers[1].vocab_size == tokenizers[0].vocab_size - 1 and tokenizers[0].encode("a") == tokenizers[
+        1
+    ].encode("a")
+    for name, old in weights(before).items():
+        assert torch.allclose(old[: len(weights(last)[name])], weights(last)[name], atol=1e-5), name
+
+
+@pytest.mark.slow
 def test_weights_of_8_bits_are_made_floats_and_it_is_said(place):
     done = here(*NEW, "init_from=int8.ckpt", "trainer.max_steps=1")
     assert done.status == 0 and "init_from=int8.ckpt are of 8 bits; they are made float32 again." in done.out, done
@@ -101,7 +129,7 @@ def test_weights_of_8_bits_are_made_floats_and_it_is_said(place):
     (["tokenizer=byte"], "brings its tokenizer (bpe, 300 ids), and tokenizer=byte is another"),
     (["tokenizer=bpe", "tokenizer.vocab_size=400"], "is another"),
     (["model.hidden_size=64"], "they have model.hidden_size=32, not model.hidden_size=64"),
-    (["model=base"], "weights of another shape"),
+    (["model=base"], "leave model=base out"),
     (["init_freeze=3"], "init_freeze must be from 0 to 2 blocks"),
     (["init_freeze=[nothing.*]"], "init_freeze=nothing.* matches no weight; the names begin with embedding.weight"),
     (["init_freeze=['*']"], "leaves nothing to train"),

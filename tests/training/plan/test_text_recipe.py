@@ -72,6 +72,17 @@ def test_a_text_of_few_words_has_each_as_a_token(place):
     assert "tokenizer=byte" in choose([*DATA, "data.path=own.txt"]).words
 
 
+def test_large_texts_of_few_words_take_as_many_tokens_as_they_have(place):
+    numbers = random.Random(0)
+    (place / "own.txt").write_text("".join(f"{numbers.randrange(500)}\n" for _ in range(500_000)))  # 1.9 MB
+    chosen = settings(choose([*DATA, "data.path=own.txt"]).words)
+    assert (chosen["tokenizer"], chosen["tokenizer.at_most"]) == ("bpe", "true") and "trainer.max_steps" not in chosen
+    (place / "own.txt").write_text("x y\n" * 500_000)
+    assert settings(choose([*DATA, "data.path=own.txt"]).words) == {"tokenizer": "byte", "memory": "ngram"}
+    (place / "own.txt").write_text("".join(f"{numbers.randrange(10**6)} " for _ in range(300_000)))
+    assert settings(choose([*DATA, "data.path=own.txt"]).words) == {"memory": "ngram"}
+
+
 def test_pairs_in_few_words_are_a_small_language_of_their_own(place):
     rows = [{"prompt": f"{a} plus {b}", "completion": f"{a + b}"} for a in range(30) for b in range(30)]
     (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
+from yinggem.callbacks.forecast import max_time
 from yinggem.callbacks.loggers.metrics_csv import MetricsCSV
 from yinggem.callbacks.loggers.tensorboard import TensorBoard
 from yinggem.callbacks.ngram_memory import Memory
@@ -122,13 +123,6 @@ def why_it_ended(trainer: pl.Trainer) -> str:
         if left is not None and left <= 0:
             return f"trainer.max_time={max_time(callback)} is over"
     return "a callback asked for the end" if trainer.should_stop else "there was nothing to train on"
-
-
-def max_time(timer: Timer) -> str:
-    """The limit of a timer as trainer.max_time is typed, DD:HH:MM:SS."""
-    seconds = round(timer.time_elapsed() + (timer.time_remaining() or 0))
-    minutes, hours = seconds // 60, seconds // 3600
-    return f"{hours // 24:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
 
 
 def record_outcome(outcome: Outcome, trainer: pl.Trainer, config: dict[str, Any], folder: Path) -> None:

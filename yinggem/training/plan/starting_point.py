@@ -77,13 +77,13 @@ def begin(model: Transformer, tokenizer: Tokenizer, start: StartingPoint | None,
 
 
 def _with_rows(weights: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for a vocabulary that has the marks of documents as well: a new id begins as the mean of the others."""
-    grown = {}
+    """Weights for a vocabulary with other marks of documents, its last ids: a new one begins as the mean of all."""
+    fitted = {}
     for name, tensor in weights.items():
         more = len(wanted[name]) - len(tensor)
         mean = tensor.mean(0, keepdim=True).expand(max(0, more), *tensor.shape[1:])
-        grown[name] = torch.cat((tensor, mean)) if more > 0 else tensor
-    return grown
+        fitted[name] = torch.cat((tensor, mean)) if more > 0 else tensor[: len(wanted[name])]
+    return fitted
 
 
 def find_start(wanted: str, continued: Path | None = None) -> StartingPoint:
@@ -123,8 +123,11 @@ def find_start(wanted: str, continued: Path | None = None) -> StartingPoint:
     return StartingPoint(wanted, dequantized(model) if kind else model.float(), model.config, tokenizer, notes)
 
 
-def check_shape(name: str, shape: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_shape(name: str, shape: Mapping[str, Any], wanted: Mapping[str, Any], word: str = "that") -> None:
     """Refuse settings of a model that the weights to begin with do not have.
+
+    Args:
+        word: what was typed and brings them, to be left out.
 
     Raises:
         UserError: names them, and both values.
@@ -133,7 +136,7 @@ def check_shape(name: str, shape: Mapping[str, Any], wanted: Mapping[str, Any]) 
     if other:
         here, there = (", ".join(f"model.{key}={values[key]}" for key in other[:4]) for values in (wanted, shape))
         raise UserError(
-            f"init_from={name} brings weights of another shape: they have {there}, not {here}; leave that out."
+            f"init_from={name} brings weights of another shape: they have {there}, not {here}; leave {word} out."
         )
 
 
@@ -207,8 +210,9 @@ def with_start(config: dict[str, Any], start: StartingPoint, typed: Sequence[str
     """
     check_tokenizer(start, typed, config["tokenizer"])
     shape, model = start.shape(), config["model"]
-    if any(word.lstrip("+").startswith("model=") for word in typed):
-        check_shape(start.name, shape, model)
+    for word in typed:
+        if word.lstrip("+").startswith("model="):
+            check_shape(start.name, shape, model, word)
     named = {word.lstrip("+").partition("=")[0] for word in typed}
     check_shape(start.name, shape, {name: model[name] for name in shape if f"model.{name}" in named and name in model})
     return {"model": {**model, **shape}, "tokenizer": start.tokenizer_settings()}

@@ -16,6 +16,7 @@ from yinggem.text.text_look import TextLook, look_at
 
 DECIDES = ("model", "experiment", "init_from", "ckpt_path")  # typed, they say what the rows would choose
 PATIENCE = 10  # validations, all there are: a loss that has risen falls again with the rate, and the best is kept
+QUICKSTART = 2048  # the vocabulary of model=tiny, with which larger texts are trained
 LEAST_VOCABULARY = 264  # of a BPE, the 256 bytes among them: fewer words are not worth one
 
 
@@ -41,11 +42,16 @@ class Row:
 
     def words(self, vocabulary: int) -> list[str]:
         """As they are typed, for a text that surely has so many tokens for a vocabulary."""
-        tokenizer = ["tokenizer=byte"]
-        if isinstance(self.tokenizer, int) and vocabulary >= LEAST_VOCABULARY:
-            tokenizer = ["tokenizer=bpe", f"tokenizer.vocab_size={self.tokenizer}"]
-            tokenizer += ["tokenizer.at_most=true"] * (vocabulary < self.tokenizer)
+        tokenizer = tokenizer_words(self.tokenizer, vocabulary)
         return [*tokenizer, *shared(self.dropout, self.shape, self.steps), *self.optimizer]
+
+
+def tokenizer_words(wanted: str | int, vocabulary: int) -> list[str]:
+    """The words of a tokenizer, byte or a BPE of so many ids, for a text that surely has tokens for `vocabulary`."""
+    if not isinstance(wanted, int) or vocabulary < LEAST_VOCABULARY:
+        return ["tokenizer=byte"]
+    few = ["tokenizer.at_most=true"] if vocabulary < wanted else []
+    return ["tokenizer=bpe", f"tokenizer.vocab_size={wanted}", *few]
 
 
 def shared(dropout: float, shape: tuple[int, int], steps: tuple[int, int]) -> list[str]:
@@ -146,14 +152,18 @@ def choice_for(look: TextLook, typed: Sequence[str]) -> Choice:
 
 
 def row_words(look: TextLook, typed: Sequence[str]) -> list[str]:
-    """All words of the row; the memory alone for a text as large as that of the quickstart, whose recipe suits it."""
+    """All words of the row.
+
+    Of a text as large as that of the quickstart, whose recipe suits it: the memory, and of few words a tokenizer.
+    """
     if reading_of(typed).has_pairs and (look.vocabulary - MIN_VOCABULARY) * FEW_WORDS < look.bytes <= PAIRS.bytes:
         return [*PAIRS.words(look.vocabulary), *FOR_PAIRS]
     if look.is_english and not builds_anew(typed):
         steps, optimizer = next((steps, optimizer) for most, steps, optimizer in FINETUNED if look.bytes <= most)
         return ["experiment=finetune", *shared(FINETUNED_DROPOUT, (128, 8), steps), *optimizer, MEMORY]
     rows = WIDE if look.bytes_per_character > 1.5 else PLAIN
-    return [*next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), []), MEMORY]
+    few = tokenizer_words(QUICKSTART, look.vocabulary) if look.vocabulary < QUICKSTART else []
+    return [*next((row.words(look.vocabulary) for row in rows if look.bytes <= row.bytes), few), MEMORY]
 
 
 def builds_anew(typed: Sequence[str]) -> bool:
