@@ -100,6 +100,8 @@ def test_pairs_are_a_prompt_in_its_template_and_a_completion(tmp_path):
     assert found(path, format="pairs", template="Q: {prompt}\nA: ") == [f"Q: 1+1\nA: {TURN}2"]
     with pytest.raises(UserError, match=r"Row 1 of .* has no field 'completion', but prompt; rename its column"):
         found(rows(tmp_path / "b.jsonl", {"prompt": "1"}), format="pairs")
+    with pytest.raises(UserError, match="holds no completion"):
+        found(rows(tmp_path / "c.jsonl", {"prompt": "1", "completion": ""}), format="pairs")
     with pytest.raises(UserError, match=r"x\.txt has no rows; data\.format=pairs reads"):
         found(write(tmp_path / "x.txt", "text"), format="pairs")
 
