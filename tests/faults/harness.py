@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 # The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
 # looks so far: early and late both happen, and nothing is missed.
 CHANCE = {"launch": 0.0002, "start-up": 0.01, "step": 0.001, "validation": 0.02, "checkpoint write": 0.1,
-          "other files": 0.1, "shutdown": 0.15}  # fmt: skip
+          "other files": 0.5, "shutdown": 0.15}  # fmt: skip
 WATCHED = """import atexit, os, pathlib, signal
 place = os.environ.get("STACKS")
 
