@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from debian_texts import licences
 
 from yinggem.commands.evaluate import main as evaluate
 from yinggem.memory.index import build_index
@@ -96,7 +97,7 @@ def text_of(name: str) -> bytes:
     if name == "shakespeare":
         return read_asset(SHAKESPEARE)
     if name == "licences":
-        return b"".join(Path("/usr/share/common-licenses", licence).read_bytes() for licence in LICENCES)
+        return licences(LICENCES).encode()
     path, _, size = name.partition(":")
     return Path(path).read_bytes()[: int(size) if size else None]
 

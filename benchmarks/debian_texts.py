@@ -20,9 +20,9 @@ PACKAGES = {"fortunes": "fortunes", "german": "fortunes-de", "chinese": "fortune
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 
 
-def licences() -> str:
-    """Five licences, joined: 108 KB."""
-    return "".join(Path("/usr/share/common-licenses", name).read_text() for name in LICENCES)
+def licences(names: tuple[str, ...] = LICENCES) -> str:
+    """Licences, joined: 108 KB."""
+    return "".join(Path("/usr/share/common-licenses", name).read_text() for name in names)
 
 
 def fortunes(package: str) -> str:

@@ -29,10 +29,11 @@ from yinggem.search.sweep import conclude
 from yinggem.training import final_validation
 
 ROOT = Path(__file__).parents[2]
-# The chance to be hit at a look (about every 6 ms) that finds this phase, if it is wanted, times the number of such
-# looks so far: early and late both happen, and nothing is missed.
+# The chance to be hit at a look (about every 6 ms, or as BETWEEN_LOOKS has it) that finds this phase, if it is wanted,
+# times the number of such looks so far: early and late both happen, and nothing is missed.
 CHANCE = {"launch": 0.0002, "start-up": 0.01, "step": 0.001, "validation": 0.02, "checkpoint write": 0.1,
-          "other files": 0.5, "shutdown": 0.15}  # fmt: skip
+          "other files": 0.1, "shutdown": 0.15}  # fmt: skip
+BETWEEN_LOOKS = {"other files": 0.001}  # seconds at most, while a phase is wanted: a line is appended in microseconds
 WATCHED = """import atexit, os, pathlib, signal
 place = os.environ.get("STACKS")
 
@@ -195,7 +196,7 @@ class Process:
             if seen in wanted and rng.random() < CHANCE[seen] * looks:
                 self.popen.send_signal(number)
                 return True
-            time.sleep(rng.uniform(0.001, 0.01))
+            time.sleep(rng.uniform(0.1, 1) * BETWEEN_LOOKS.get(phase, 0.01))
         return False
 
 

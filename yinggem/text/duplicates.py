@@ -141,8 +141,7 @@ def _batches(found: Iterable[Document]) -> Iterator[list[Document]]:
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
-    if batch:
-        yield batch
+    yield batch
 
 
 class _HeldOut:

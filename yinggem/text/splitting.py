@@ -100,7 +100,7 @@ def tokenize(
     if split_by not in ("characters", "tokens"):
         raise UserError(f"data.split_by must be characters or tokens, not {split_by!r}.")
     folder, total = cache_folder_of(cache_dir), corpus.characters
-    if corpus.reading.has_documents:
+    if corpus.reading.has_documents or tokenizer.template is not None:  # one that comes from pairs has turns still
         tokenizer.mark_documents(corpus.reading.template if corpus.reading.has_pairs else None)
     if not tokenizer.is_fitted:
         _fit(corpus, tokenizer, folder, cuts.val)

@@ -104,8 +104,6 @@ class TextDataModule(LightningDataModule):
         if self.split is not None:
             return
         corpus = open_corpus(self.source, self.path, self.cache_dir, self.reading)
-        if self.tokenizer.template is not None and not self.reading.has_pairs:
-            self.tokenizer.mark_documents()  # init_from= brings it from pairs, and this text has no turns
         how = self.val_fraction, self.split_by, self.test_fraction
         split = tokenize(corpus, self.tokenizer, self.cache_dir, *how)
         if not rank():
