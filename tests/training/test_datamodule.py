@@ -1,6 +1,9 @@
 """Windows: which tokens are predicted, in which order, and where a loader continues."""
 
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -74,6 +77,24 @@ def test_a_loader_continues_after_any_batch(workers):
         assert all(torch.equal(a, b) for a, b in zip(rest, whole[stop:], strict=True))
         second.batches.set_epoch(4)
         assert len(batches_of(second)) == len(whole), "the next epoch starts at its beginning"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", sorted({"fork", "forkserver"} & {*multiprocessing.get_all_start_methods()}))
+def test_processes_that_load_data_work_on_when_a_terminal_asks_all_to_stop(tmp_path, begun):
+    (tmp_path / "own.txt").write_text("All the world's a stage. " * 200)
+    options = {"context_length": 8, "batch_size": 4, "cache_dir": str(tmp_path / "cache")}
+    data = TextDataModule(ByteTokenizer(), "text", str(tmp_path / "own.txt"), num_workers=2, **options)
+    loader = data.val_dataloader()
+    loader.multiprocessing_context = begun
+    before = {process.pid for process in multiprocessing.active_children()}
+    iterator = iter(loader)
+    seen = [next(iterator)[0].clone() for _ in range(2)]  # one from each: both have begun
+    for process in {process.pid for process in multiprocessing.active_children()} - before:
+        os.kill(process, signal.SIGINT)
+    seen += [inputs.clone() for inputs, _ in iterator]
+    alone = TextDataModule(ByteTokenizer(), "text", str(tmp_path / "own.txt"), **options).val_dataloader()
+    assert all(torch.equal(one, other) for one, other in zip(seen, batches_of(alone), strict=True))
 
 
 @pytest.mark.parametrize(("before", "after"), [((4, 1), (6, 1)), ((4, 2), (8, 1)), ((3, 1), (1, 3)), ((4, 1), (99, 1))])

@@ -47,6 +47,16 @@ def stopping_signals() -> list[int]:
     return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
 
 
+def leave_stopping_to_parent(worker: int) -> None:
+    """Ignore, in a process that loads data, what a terminal sends to all: the run decides when its loaders end.
+
+    One that was not forked, as Python 3.14 starts them, has Python's handlers and would end in the middle of a batch.
+    SIGTERM is its own: torch ends it so.
+    """
+    for number in set(STOPPING) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
     """Signals raise StopRequested wherever the program is; a second Ctrl-C ends it without a message."""

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from yinggem.common.checks import check_whole_number
 from yinggem.common.errors import UserError
+from yinggem.common.stopping import leave_stopping_to_parent
 from yinggem.runs.processes import rank
 from yinggem.text.corpus import Corpus, open_corpus
 from yinggem.text.duplicates import notes_on_split
@@ -221,4 +222,8 @@ class TextDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loading(self) -> dict[str, Any]:
-        return {"num_workers": self.num_workers, "pin_memory": torch.cuda.is_available()}
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": leave_stopping_to_parent,
+        }
