@@ -83,18 +83,22 @@ def test_a_loader_continues_after_any_batch(workers):
 @pytest.mark.parametrize("begun", sorted({"fork", "forkserver"} & {*multiprocessing.get_all_start_methods()}))
 def test_processes_that_load_data_work_on_when_a_terminal_asks_all_to_stop(tmp_path, begun):
     (tmp_path / "own.txt").write_text("All the world's a stage. " * 200)
-    options = {"context_length": 8, "batch_size": 4, "cache_dir": str(tmp_path / "cache")}
-    data = TextDataModule(ByteTokenizer(), "text", str(tmp_path / "own.txt"), num_workers=2, **options)
-    loader = data.val_dataloader()
+
+    def loader_of(workers: int) -> WindowLoader:
+        path, cache = str(tmp_path / "own.txt"), str(tmp_path / "cache")
+        data = TextDataModule(ByteTokenizer(), "text", path, 8, 4, cache_dir=cache, num_workers=workers)
+        return data.val_dataloader()
+
+    loader = loader_of(2)
     loader.multiprocessing_context = begun
-    before = {process.pid for process in multiprocessing.active_children()}
+    before = multiprocessing.active_children()
     iterator = iter(loader)
     seen = [next(iterator)[0].clone() for _ in range(2)]  # one from each: both have begun
-    for process in {process.pid for process in multiprocessing.active_children()} - before:
-        os.kill(process, signal.SIGINT)
+    for process in {*multiprocessing.active_children()} - {*before}:
+        assert process.pid
+        os.kill(process.pid, signal.SIGINT)
     seen += [inputs.clone() for inputs, _ in iterator]
-    alone = TextDataModule(ByteTokenizer(), "text", str(tmp_path / "own.txt"), **options).val_dataloader()
-    assert all(torch.equal(one, other) for one, other in zip(seen, batches_of(alone), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(seen, batches_of(loader_of(0)), strict=True))
 
 
 @pytest.mark.parametrize(("before", "after"), [((4, 1), (6, 1)), ((4, 2), (8, 1)), ((3, 1), (1, 3)), ((4, 1), (99, 1))])
